@@ -1,0 +1,184 @@
+"""Columns as users bring them, turned into clean numpy arrays or refused with the row at fault."""
+
+import datetime
+from typing import Any
+
+import numpy as np
+
+from neurosde.errors import DataError, ShapeError
+from neurosde.typing import Array, Sequence
+
+UNITS = {
+    "ns": 1,
+    "us": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "D": 86400 * 10**9,
+}
+"""Nanoseconds in each time unit into which dates and durations can be turned."""
+
+
+def first(bad: Array) -> int | tuple[int, ...]:
+    """Index of the first true entry of a boolean array: an int for one axis, a tuple for more."""
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+    return place[0] if len(place) == 1 else place
+
+
+def column(table: Any, name: str, *, argument: str) -> Any:
+    """Column ``name`` of a DataFrame or of a mapping of arrays; a missing or doubled name is an error."""
+    listed = list(table)
+    if listed.count(name) == 1:
+        return table[name]
+    had = ", ".join(repr(n) for n in listed) or "none"
+    if name in listed:
+        raise DataError(
+            f"{argument}: {listed.count(name)} columns are named {name!r} (columns: {had}); rename one"
+        )
+    raise DataError(f"{argument}: the table has no column {name!r} (columns: {had})")
+
+
+def _floats(values: Any, argument: str) -> Array:
+    """Read as a new float64 array, missing entries as NaN; text, complex numbers and other objects are refused."""
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        text = np.array([isinstance(v, str | bytes) for v in array.ravel()], dtype=bool).reshape(array.shape)
+    else:
+        text = np.full(array.shape, array.dtype.kind in "SU")
+    if text.any():
+        at = first(text)
+        raise DataError(
+            f"{argument}[{at}] = {array[at]!r} is text, expected a number; convert the column first"
+        )
+    if array.dtype.kind not in "biufO":
+        raise DataError(f"{argument} has dtype {array.dtype}, expected real numbers")
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{argument} holds objects that are not numbers ({error}); convert them first"
+        ) from error
+
+
+def numbers(values: Any, *, argument: str) -> Array:
+    """Read a column or array as float64 in which NaN means "not observed"; infinities are refused."""
+    array = _floats(values, argument)
+    if np.isinf(array).any():
+        at = first(np.isinf(array))
+        raise DataError(
+            f"{argument}[{at}] is {array[at]}, expected a finite number, or NaN for 'not observed'"
+        )
+    return array
+
+
+def finite(values: Any, *, argument: str) -> Array:
+    """Read as float64 where every entry must be finite."""
+    array = _floats(values, argument)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise DataError(f"{argument}[{first(bad)}] is {array[first(bad)]}, expected a finite number")
+    return array
+
+
+def times(
+    values: Any, unit: str, origin: Any = None, *, argument: str = "time"
+) -> tuple[Array, np.datetime64 | None]:
+    """Read times as float64 and the date at which they are zero.
+
+    Numbers are taken as they are, in ``unit`` (origin None). Durations become ``unit``. Dates become ``unit`` since
+    ``origin``, by default the earliest date; the origin is kept at the coarsest of s, ms, us, ns that holds every
+    date, so that `dates` gives them back exactly (at microseconds up to some 70 years away). NaN and infinite times
+    pass through: the caller knows which of them count, see `finite`.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "O" and array.size:
+        head = next((v for v in array.ravel() if v is not None), None)
+        if isinstance(
+            head, datetime.date
+        ):  # datetimes and pandas timestamps are dates; zones become UTC here
+            array = np.asarray(values, dtype="datetime64[ns]")
+        elif isinstance(head, datetime.timedelta):
+            array = np.asarray(values, dtype="timedelta64[ns]")
+    if (
+        array.dtype.kind in "iu"
+        and array.size
+        and (array.astype(np.float64).astype(array.dtype) != array).any()
+    ):
+        at = first(array.astype(np.float64).astype(array.dtype) != array)
+        raise DataError(
+            f"{argument}[{at}] = {array[at]} has more digits than float64 holds; pass dates or subtract an origin"
+        )
+    if array.dtype.kind not in "mM":
+        return _floats(values, argument) + 0.0, None  # + 0.0 turns minus zero into zero
+    if unit not in UNITS:
+        raise DataError(f"time_unit is {unit!r}, but dates and durations need one of {', '.join(UNITS)}")
+    fine = array.astype(f"{array.dtype.kind}8[ns]")
+    lost = ~np.isnat(array) & (fine.astype(array.dtype) != array)
+    if lost.any():
+        raise DataError(
+            f"{argument}[{first(lost)}] = {array[first(lost)]} is beyond the 292 years nanoseconds can count"
+        )
+    ticks, known = fine.astype(np.int64), ~np.isnat(fine)
+    zero = 0
+    if array.dtype.kind == "M" and origin is None:
+        step = next(s for s in ("s", "ms", "us", "ns") if not (ticks[known] % UNITS[s]).any())
+        origin = np.datetime64(
+            int(ticks[known].min(initial=np.iinfo(np.int64).max)) if known.any() else 0, "ns"
+        )
+        origin = origin.astype(f"datetime64[{step}]")
+    if array.dtype.kind == "M":
+        origin = np.datetime64(origin)
+        zero = int(origin.astype("datetime64[ns]").astype(np.int64))
+    return np.where(known, (ticks - zero) / UNITS[unit], np.nan), origin if array.dtype.kind == "M" else None
+
+
+def dates(time: Array, unit: str, origin: np.datetime64) -> Array:
+    """Turn times in ``unit`` since ``origin`` back into dates, at the resolution of the origin."""
+    step = np.datetime_data(origin.dtype)[0]
+    ticks = np.rint(time * (UNITS[unit] / UNITS[step])).astype(np.int64)
+    return origin + ticks.astype(f"timedelta64[{step}]")
+
+
+def codes(values: Any, *, argument: str) -> tuple[Array, Array]:
+    """Read labels (all integers or all strings) as their sorted distinct values and each row's index into them."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ShapeError(f"{argument} has shape {array.shape}, expected one axis")
+    if array.dtype.kind == "f":  # a column of integers with a hole in it comes as floats
+        whole = np.isfinite(array) & (np.rint(array) == array)
+        if not whole.all():
+            raise DataError(
+                f"{argument}[{first(~whole)}] = {array[first(~whole)]}, expected an integer or a string"
+            )
+        array = array.astype(np.int64)
+    if array.dtype.kind in "iuU":
+        labels, index = np.unique(array, return_inverse=True)
+        return labels if labels.dtype.kind == "U" else labels.astype(np.int64), index.astype(np.int64)
+    if array.dtype.kind != "O":
+        raise DataError(f"{argument} has dtype {array.dtype}, expected integers or strings")
+    entries = array.tolist()
+    wanted = str if entries and isinstance(entries[0], str) else int | np.integer
+    wrong = [v for v in dict.fromkeys(entries) if not isinstance(v, wanted) or isinstance(v, bool)]
+    if wrong:
+        at = next(i for i, v in enumerate(entries) if v is wrong[0])
+        raise DataError(
+            f"{argument}[{at}] = {wrong[0]!r}, expected all integers or all strings, none missing"
+        )
+    ordered = sorted(dict.fromkeys(entries))  # hashing millions of strings is quicker than sorting them
+    place = {label: i for i, label in enumerate(ordered)}
+    index = np.fromiter(map(place.__getitem__, entries), np.int64, count=len(entries))
+    return np.array(ordered, dtype=np.str_ if wanted is str else np.int64), index
+
+
+def names(values: Sequence[Any] | None, count: int, stem: str, *, argument: str) -> tuple[str, ...]:
+    """Return ``count`` distinct names, by default ``stem`` followed by a number."""
+    given = tuple(str(v) for v in values) if values is not None else tuple(f"{stem}{i}" for i in range(count))
+    if len(given) != count:
+        raise ShapeError(f"{argument} has {len(given)} names, expected {count}")
+    doubled = [i for i, name in enumerate(given) if name in given[:i]]
+    if doubled:
+        raise DataError(
+            f"{argument}[{doubled[0]}] = {given[doubled[0]]!r} occurs twice; names must be distinct"
+        )
+    return given
