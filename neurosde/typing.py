@@ -1,7 +1,7 @@
 """Types that annotations share: tensors with named axes (checked in tests), arrays and seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,4 +11,18 @@ Array: TypeAlias = np.ndarray[Any, Any]
 NoiseType: TypeAlias = Literal["diagonal", "additive", "scalar", "general"]
 SDEType: TypeAlias = Literal["ito", "stratonovich"]
 
-__all__ = ["Any", "Array", "Bool", "Callable", "Float", "Int", "Literal", "Mapping", "NoiseType", "SDEType", "Sequence", "Tensor"]
+__all__ = [
+    "Any",
+    "Array",
+    "Bool",
+    "Callable",
+    "Float",
+    "Int",
+    "Literal",
+    "Mapping",
+    "NamedTuple",
+    "NoiseType",
+    "SDEType",
+    "Sequence",
+    "Tensor",
+]

@@ -1,0 +1,406 @@
+"""Sources of Brownian noise: a path that is a pure function of its seed, and increments keyed by step."""
+
+import abc
+import math
+
+import numpy as np
+import torch
+
+from neurosde.errors import DataError, ShapeError
+from neurosde.noise.keys import as_seed, chain, normals
+from neurosde.noise.records import (
+    RICHNESS,
+    BrownianIncrement,
+    Levy,
+    Scaled,
+    difference,
+    each,
+    interpolate,
+    join,
+    split,
+)
+from neurosde.typing import Any, Tensor
+
+_ROOT, _LEAF = 101, 102  # reserved levels of the key
+_DEFAULT_LEVELS = 16
+_MAX_LEVELS = 40
+
+
+class AbstractNoise(abc.ABC):
+    """What a solve asks of its noise: increments over consecutive steps, of a known shape and richness.
+
+    Attributes
+    ----------
+    shape
+        ``(series, noise)``.
+    levy
+        Which integrals the increments carry: "none" (W), "space-time" (W, H), "space-time-time" (W, H, K).
+    """
+
+    shape: tuple[int, int]
+    levy: Levy
+
+    @abc.abstractmethod
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over the steps between consecutive times.
+
+        Parameters
+        ----------
+        times
+            float64, non-decreasing along the last axis, ``(step + 1,)`` or ``(series, step + 1)``.
+        first
+            Number of the first of these steps within the solve.
+
+        Returns
+        -------
+        BrownianIncrement
+            With a leading step axis: ``W`` is ``(step, series, noise)``, ``dt`` is ``(step,)`` or
+            ``(step, series, 1)``. Steps of length zero have increments of zero.
+        """
+
+
+class StepNoise(AbstractNoise):
+    """Independent increments keyed by (seed, series, step): one draw a step, the quickest noise there is.
+
+    The path of a series does not depend on the batch around it, but another step size is another path; use
+    :class:`BrownianPath` where solves at several step sizes must meet the same path.
+
+    Parameters
+    ----------
+    shape
+        ``(series, noise)``.
+    seed
+        Integer, or None for a fresh one.
+    levy
+        Richness of the increments.
+    series
+        int64 keys of the series, ``(series,)``; by default the row number.
+    dtype, device
+        Of the increments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.noise import StepNoise
+    >>> times = torch.linspace(0, 1, 11, dtype=torch.float64)
+    >>> whole = StepNoise((5, 2), seed=0).increments(times).W
+    >>> one = StepNoise((1, 2), seed=0, series=torch.tensor([3])).increments(times).W
+    >>> torch.equal(whole[:, 3:4], one)
+    True
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        seed: int | None = None,
+        levy: Levy = "none",
+        series: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.shape, self.levy, self.seed = _as_shape(shape), _as_levy(levy), as_seed(seed)
+        self.dtype = dtype or torch.get_default_dtype()
+        self.series = _as_series(series, self.shape[0], device)
+
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over consecutive steps; see :class:`AbstractNoise`."""
+        dt = _steps_first(torch.diff(times).to(self.dtype))
+        step = torch.arange(first, first + dt.shape[0], device=self.series.device)
+        key = chain(chain(self.seed, self.series), step.unsqueeze(-1))
+        n_parts = RICHNESS[self.levy]
+        z = normals(torch.as_tensor(key), n_parts * self.shape[1], self.dtype)
+        scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
+        if n_parts == 1:
+            return BrownianIncrement(dt, z * scale)
+        z = z.unflatten(-1, (self.shape[1], n_parts))
+        K = z[..., 2] * (scale / 720**0.5) if n_parts == 3 else None
+        return BrownianIncrement(dt, z[..., 0] * scale, z[..., 1] * (scale / 12**0.5), K)
+
+
+class BrownianPath(AbstractNoise):
+    """Brownian motion on ``[t0, t1]`` as a pure function of (seed, series, time).
+
+    The path is refined on a dyadic tree: each node's increment and integrals are halved with normals keyed by
+    (seed, series, level, index), and a time inside a leaf is interpolated with the leaf's key (Jelincic,
+    Foster & Kidger 2024, arXiv 2405.06464). Any query, in any order, any number of times, gives the same
+    path with the exact joint law of (W, H, K), in constant memory.
+
+    Parameters
+    ----------
+    t0, t1
+        Ends of the path, numbers or one a series ``(series,)``.
+    shape
+        ``(series, noise)``.
+    seed
+        Integer, or None for a fresh one.
+    levy
+        Which integrals are carried. One seed gives a different path at each richness, so compare steppers on
+        the richest one that any of them needs.
+    tol
+        Length of the tree's leaves, rounded down to the span over a power of two. Two times inside one leaf
+        would not have their joint law, so closer queries are refused. By default the span over ``2**16``.
+    series
+        int64 keys of the series, ``(series,)``; by default the row number.
+    dtype, device
+        Of the increments; the tree itself is kept in float64.
+
+    Raises
+    ------
+    DataError
+        If the ends are not finite and increasing, or ``tol`` or ``levy`` is not usable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.noise import BrownianPath
+    >>> path = BrownianPath(0.0, 1.0, (4, 2), seed=0, levy="space-time", dtype=torch.float64)
+    >>> left, right = path.increment(0.0, 0.3), path.increment(0.3, 1.0)
+    >>> whole = path.increment(0.0, 1.0)
+    >>> torch.allclose(left.W + right.W, whole.W)
+    True
+    """
+
+    def __init__(
+        self,
+        t0: float | Tensor,
+        t1: float | Tensor,
+        shape: tuple[int, int],
+        *,
+        seed: int | None,
+        levy: Levy = "none",
+        tol: float | None = None,
+        series: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.shape, self.levy, self.seed = _as_shape(shape), _as_levy(levy), as_seed(seed)
+        self.dtype = dtype or torch.get_default_dtype()
+        self.series = _as_series(series, self.shape[0], device)
+        self.t0, self.t1 = (self._end(name, value) for name, value in (("t0", t0), ("t1", t1)))
+        self._span = self.t1 - self.t0
+        if not bool(torch.all(self._span > 0)):
+            bad = int(torch.argmin(torch.atleast_1d(self._span)))
+            raise DataError(
+                f"t1: expected every end after its start; series {bad} spans {float(self._span.min())}."
+            )
+        self.levels = _levels(float(self._span.max()), tol)
+
+    def _end(self, name: str, value: float | Tensor) -> Tensor:
+        end = torch.as_tensor(value, dtype=torch.float64, device=self.series.device)
+        if end.dim() > 1 or (end.dim() == 1 and len(end) != self.shape[0]):
+            raise ShapeError(
+                f"{name}: expected a number or one a series ({self.shape[0]},), got {tuple(end.shape)}."
+            )
+        if not bool(torch.isfinite(end).all()):
+            raise DataError(f"{name}: expected finite times, got {end.tolist()}.")
+        return end
+
+    def increment(self, s: float | Tensor, t: float | Tensor) -> BrownianIncrement:
+        """Increment and integrals of the path over ``[s, t]``.
+
+        Parameters
+        ----------
+        s, t
+            Times with ``t0 <= s <= t <= t1``: numbers, or one a series ``(series,)``.
+
+        Returns
+        -------
+        BrownianIncrement
+            ``W`` (and H, K) of shape ``(series, noise)``.
+
+        Raises
+        ------
+        DataError
+            If the times leave ``[t0, t1]``, run backwards, or are closer together than a leaf of the tree.
+        """
+        ends = [torch.as_tensor(x, dtype=torch.float64, device=self.series.device) for x in (s, t)]
+        per_series = any(end.dim() == 1 for end in ends)
+        ends = [end.expand(self.shape[0]) for end in ends] if per_series else ends
+        return self.increments(torch.stack(ends, dim=-1)).at(0)
+
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over consecutive steps; ``first`` does not matter to a path."""
+        times = torch.as_tensor(times, dtype=torch.float64, device=self.series.device)
+        u = self._fractions(times)
+        origin = self._shared(u.tolist()) if u.dim() == 1 else self._separate(u.transpose(0, 1))
+        u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
+        left, right = each(lambda x: x[:-1], origin), each(lambda x: x[1:], origin)
+        local = difference(left, u[:-1], right, u[1:])
+        dt = _steps_first(torch.diff(times))
+        root = torch.sqrt(self._span).unsqueeze(-1) if self._span.dim() else torch.sqrt(self._span)
+        h = u[1:] - u[:-1]
+        safe = torch.where(h > 0, h, torch.ones_like(h))
+        H = None if local.H is None else (root * torch.where(h > 0, local.H / safe, 0.0)).to(self.dtype)
+        K = None if local.K is None else (root * torch.where(h > 0, local.K / safe**2, 0.0)).to(self.dtype)
+        return BrownianIncrement(dt.to(self.dtype), (root * local.W).to(self.dtype), H, K)
+
+    def _fractions(self, times: Tensor) -> Tensor:
+        """Times as fractions of the span, checked: inside, increasing, and no two in one leaf."""
+        if times.dim() == 2 or self._span.dim() == 0:
+            start = self.t0.unsqueeze(-1) if self.t0.dim() else self.t0
+            span = self._span.unsqueeze(-1) if self._span.dim() else self._span
+            u = (times - start) / span
+        else:
+            u = (times - self.t0.unsqueeze(-1)) / self._span.unsqueeze(-1)
+        slack = 1e-12
+        if not bool(((u >= -slack) & (u <= 1 + slack)).all()):
+            raise DataError(
+                f"times: expected values inside the path's [{self.t0.tolist()}, {self.t1.tolist()}], "
+                f"got {float(times.min())} to {float(times.max())}."
+            )
+        u = u.clamp(0.0, 1.0)
+        gaps, size = torch.diff(u), 2.0**self.levels
+        inside_one_leaf = (gaps > 0) & (torch.floor(u[..., 1:] * size) == torch.floor(u[..., :-1] * size))
+        inside_one_leaf &= (u[..., :-1] * size).frac() > 0
+        if bool((gaps < 0).any()) or bool(inside_one_leaf.any()):
+            bad = ((gaps < 0) | inside_one_leaf).nonzero()[0].tolist()
+            raise DataError(
+                f"times: step {bad} is {float(gaps[tuple(bad)]):.3g} of the span; expected increasing times "
+                f"at least 2**-{self.levels} of it apart. Pass a smaller tol to BrownianPath."
+            )
+        return u
+
+    def _normals(self, level: int, index: Tensor) -> Tensor:
+        """Normals of nodes: index (node, 1) or (node, series) gives (node, series, noise, integral)."""
+        key = chain(chain(chain(self.seed, self.series), level), index)
+        n_parts = RICHNESS[self.levy]
+        z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype)
+        return z.to(torch.float64).unflatten(-1, (self.shape[1], n_parts))
+
+    def _root(self) -> Scaled:
+        """Record of the whole span, taken as one unit of time."""
+        z = self._normals(_ROOT, torch.zeros(1, 1, dtype=torch.int64, device=self.series.device))
+        H = z[..., 1] / 12**0.5 if z.shape[-1] > 1 else None
+        K = z[..., 2] / 720**0.5 if z.shape[-1] > 2 else None
+        return Scaled(z[..., 0], H, K)
+
+    def _shared(self, fractions: list[float]) -> Scaled:
+        """Records of [0, u] for times that all series share: each node is split once for all."""
+        device = self.series.device
+        root = self._root()
+        u = np.asarray(fractions)
+        out = each(lambda x: torch.zeros(len(u), *self.shape, dtype=torch.float64, device=device), root)
+        _assign(out, np.flatnonzero(u == 1.0), root, np.zeros(int((u == 1.0).sum()), dtype=np.int64))
+        active = np.flatnonzero((u > 0) & (u < 1))
+        node, before, index = root, each(torch.zeros_like, root), np.zeros(1, dtype=np.int64)
+        where = np.zeros(len(active), dtype=np.int64)  # the node that each active time stands in
+        for level in range(self.levels):
+            if not len(active):
+                return out
+            h = 2.0**-level
+            z = self._normals(level, torch.as_tensor(index, device=device).unsqueeze(-1))
+            left, right = split(node, h, z)
+            start = torch.as_tensor(index * h, dtype=torch.float64, device=device)[:, None, None]
+            middle = join(before, start, left, h / 2)
+            scaled = u[active] * 2.0 ** (level + 1)
+            child = np.floor(scaled).astype(np.int64)
+            done = scaled == child  # such a time is the middle of its node
+            _assign(out, active[done], middle, where[done])
+            active, child, where = active[~done], child[~done], where[~done]
+            index, first, inverse = np.unique(child, return_index=True, return_inverse=True)
+            parent = torch.as_tensor(where[first], device=device)
+            is_right = torch.as_tensor(index % 2 == 1, device=device)[:, None, None]
+            node = _choose(is_right, _take(right, parent), _take(left, parent))
+            before = _choose(is_right, _take(middle, parent), _take(before, parent))
+            where = inverse.reshape(-1)
+        if len(active):
+            place = torch.as_tensor(where, device=device)
+            leaf = torch.as_tensor(index[where], device=device)[:, None]
+            p = torch.as_tensor(u[active], device=device)[:, None, None] * 2.0**self.levels - leaf.unsqueeze(
+                -1
+            )
+            _assign(out, active, self._inside_leaf(_take(node, place), _take(before, place), leaf, p), None)
+        return out
+
+    def _separate(self, u: Tensor) -> Scaled:
+        """Records of [0, u] for times (time, series) that differ between series: one descent each."""
+        root = self._root()
+        node = each(lambda x: x.expand(*u.shape, self.shape[1]), root)
+        before, out = each(torch.zeros_like, node), each(torch.zeros_like, node)
+        out = _choose((u == 1.0).unsqueeze(-1), node, out)
+        open_ = (u > 0) & (u < 1)
+        index = torch.zeros_like(u, dtype=torch.int64)
+        for level in range(self.levels):
+            if not bool(open_.any()):
+                return out
+            h = 2.0**-level
+            left, right = split(node, h, self._normals(level, index))
+            middle = join(before, (index * h).unsqueeze(-1), left, h / 2)
+            scaled = u * 2.0 ** (level + 1)
+            index = torch.floor(scaled).to(torch.int64).clamp(max=2 ** (level + 1) - 1)
+            done = open_ & (scaled == index)
+            out = _choose(done.unsqueeze(-1), middle, out)
+            open_ = open_ & ~done
+            is_right = (index % 2 == 1).unsqueeze(-1)
+            node, before = _choose(is_right, right, left), _choose(is_right, middle, before)
+        p = (u * 2.0**self.levels - index).unsqueeze(-1)
+        p = torch.where(open_.unsqueeze(-1), p, 0.5)
+        return _choose(open_.unsqueeze(-1), self._inside_leaf(node, before, index, p), out)
+
+    def _inside_leaf(self, node: Scaled, before: Scaled, index: Tensor, p: Tensor) -> Scaled:
+        """Record from the origin to fraction p of a leaf."""
+        h = 2.0**-self.levels
+        unit = _rescale(node, 1 / h)
+        part = _rescale(interpolate(unit, p, self._normals(_LEAF, index)), h)
+        return join(before, index.unsqueeze(-1) * h, part, p * h)
+
+
+def _rescale(record: Scaled, c: float) -> Scaled:
+    """Record of the interval c times as long, by Brownian scaling."""
+    H = None if record.H is None else record.H * c**1.5
+    K = None if record.K is None else record.K * c**2.5
+    return Scaled(record.W * c**0.5, H, K)
+
+
+def _take(record: Scaled, rows: Tensor) -> Scaled:
+    return each(lambda x: x[rows], record)
+
+
+def _choose(mask: Tensor, yes: Scaled, no: Scaled) -> Scaled:
+    return each(lambda a, b: torch.where(mask, a, b), yes, no)
+
+
+def _assign(out: Scaled, rows: Any, record: Scaled, places: Any) -> None:
+    """Write rows of a record into the result being filled, in place."""
+    if len(rows):
+        for target, part in zip(out, record, strict=True):
+            if target is not None and part is not None:
+                target[torch.as_tensor(rows)] = part if places is None else part[torch.as_tensor(places)]
+
+
+def _steps_first(dt: Tensor) -> Tensor:
+    """Bring the step axis to the front: (step,) stays, (series, step) becomes (step, series, 1)."""
+    return dt if dt.dim() == 1 else dt.transpose(0, 1).unsqueeze(-1)
+
+
+def _as_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    if len(shape) != 2 or any(int(n) != n or n < 1 for n in shape):
+        raise ShapeError(f"shape: expected (series, noise), two positive integers, got {tuple(shape)}.")
+    return int(shape[0]), int(shape[1])
+
+
+def _as_levy(levy: Levy) -> Levy:
+    if levy not in RICHNESS:
+        raise DataError(f"levy: expected one of {', '.join(map(repr, RICHNESS))}, got {levy!r}.")
+    return levy
+
+
+def _as_series(series: Any, n_series: int, device: torch.device | str | None) -> Tensor:
+    if series is None:
+        return torch.arange(n_series, device=device)
+    keys = torch.as_tensor(series, device=device)
+    if keys.shape != (n_series,) or keys.dtype.is_floating_point:
+        raise ShapeError(
+            f"series: expected {n_series} integer keys, got shape {tuple(keys.shape)} of {keys.dtype}; "
+            "neurosde.noise.series_keys makes keys of any ids."
+        )
+    return keys.to(torch.int64)
+
+
+def _levels(span: float, tol: float | None) -> int:
+    if tol is None:
+        return _DEFAULT_LEVELS
+    if not (math.isfinite(tol) and tol > 0):
+        raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
+    return min(max(1, math.ceil(math.log2(span / tol))), _MAX_LEVELS)

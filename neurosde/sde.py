@@ -1,0 +1,274 @@
+"""What an SDE is: drift, diffusion, a calculus and a noise type; and costs that run along its paths."""
+
+import abc
+import dataclasses
+
+import torch
+from torch import nn
+
+from neurosde.errors import DataError
+from neurosde.typing import Any, Callable, Mapping, NoiseType, SDEType, Tensor
+
+SDE_TYPES = ("ito", "stratonovich")
+NOISE_TYPES = ("diagonal", "additive", "scalar", "general")
+
+
+class SDE(nn.Module, abc.ABC):
+    """A stochastic differential equation ``dy = drift(t, y) dt + diffusion(t, y) dW``.
+
+    Subclasses set ``sde_type`` and ``noise_type`` and write ``drift`` and ``diffusion``. Every such object
+    is also a torchsde SDE, through the aliases ``f`` and ``g``.
+
+    Attributes
+    ----------
+    sde_type
+        "ito" or "stratonovich": the calculus of the stochastic integral.
+    noise_type
+        "diagonal": diffusion ``(series, state)``, one Brownian motion a state. "additive", "scalar",
+        "general": diffusion ``(series, state, noise)``; additive does not depend on y, scalar has one noise
+        channel.
+    additive
+        Whether the diffusion does not depend on y; may be set with diagonal noise as well.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde import SDE
+    >>> class OrnsteinUhlenbeck(SDE):
+    ...     sde_type, noise_type, additive = "ito", "diagonal", True
+    ...     def drift(self, t, y):
+    ...         return -y
+    ...     def diffusion(self, t, y):
+    ...         return torch.full_like(y, 0.5)
+    >>> OrnsteinUhlenbeck().f(torch.tensor(0.0), torch.ones(1, 2))
+    tensor([[-1., -1.]])
+    """
+
+    sde_type: SDEType = "ito"
+    noise_type: NoiseType = "diagonal"
+    additive: bool = False
+
+    @abc.abstractmethod
+    def drift(self, t: Tensor, y: Tensor) -> Tensor:
+        """Rate of change of the mean, ``(series, state)``; ``t`` is ``()``, or ``(series, 1)`` on own clocks."""
+
+    @abc.abstractmethod
+    def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
+        """Noise amplitude, ``(series, state)`` if diagonal, else ``(series, state, noise)``."""
+
+    def drift_and_diffusion(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both fields at once; an SDE whose fields share work overrides this."""
+        return self.drift(t, y), self.diffusion(t, y)
+
+    def decay(self, t: Tensor) -> Tensor | None:
+        """Rates ``a >= 0`` of a declared linear part ``-a y`` of the drift, ``(state,)``; None declares none.
+
+        Exponential steppers integrate this part exactly; ``drift`` still returns the whole drift.
+        """
+        return None
+
+    def prepared(self) -> "SDE":
+        """What one solve steps: work that is the same for all its steps is done here, once."""
+        return self
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift under torchsde's name."""
+        return self.drift(t, y)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion under torchsde's name."""
+        return self.diffusion(t, y)
+
+
+class ForeignSDE(SDE):
+    """A torchsde SDE seen through the names of this package; the object itself is left unchanged.
+
+    Parameters
+    ----------
+    sde
+        Object with ``sde_type``, ``noise_type`` and methods ``f`` and ``g`` (or ``f_and_g``).
+    names
+        Other method names, as torchsde's argument: ``{"drift": "h", "diffusion": "sigma"}``.
+    """
+
+    def __init__(self, sde: Any, names: Mapping[str, str] | None = None):
+        super().__init__()
+        names = names or {}
+        self.sde = sde  # a module registers itself, so its parameters are found
+        self.sde_type, self.noise_type = sde.sde_type, sde.noise_type
+        self.additive = self.noise_type == "additive"
+        drift, diffusion, both = (
+            getattr(sde, names.get(role, theirs), None)
+            for role, theirs in (("drift", "f"), ("diffusion", "g"), ("drift_and_diffusion", "f_and_g"))
+        )
+        self._drift = drift or (lambda t, y: both(t, y)[0])
+        self._diffusion = diffusion or (lambda t, y: both(t, y)[1])
+        self._both = both or (lambda t, y: (self._drift(t, y), self._diffusion(t, y)))
+
+    def drift(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift of the wrapped object."""
+        return self._drift(t, y)
+
+    def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion of the wrapped object."""
+        return self._diffusion(t, y)
+
+    def drift_and_diffusion(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both fields, in one call where the wrapped object offers one."""
+        return self._both(t, y)
+
+
+def as_sde(sde: Any, names: Mapping[str, str] | None = None) -> SDE:
+    """Take any SDE: one of ours as it is, one written for torchsde behind its own protocol.
+
+    Parameters
+    ----------
+    sde
+        An :class:`SDE`, or an object with ``sde_type``, ``noise_type``, ``f`` and ``g`` (or ``f_and_g``).
+    names
+        Other method names for "drift", "diffusion" and "drift_and_diffusion".
+
+    Returns
+    -------
+    SDE
+
+    Raises
+    ------
+    DataError
+        If a method or a declaration is missing or is not one of the known words.
+
+    Examples
+    --------
+    >>> from neurosde import as_sde
+    >>> class Theirs:
+    ...     sde_type, noise_type = "ito", "diagonal"
+    ...     def f(self, t, y):
+    ...         return -y
+    ...     def g(self, t, y):
+    ...         return 0.1 * y
+    >>> as_sde(Theirs()).noise_type
+    'diagonal'
+    """
+    for attribute, words in (("sde_type", SDE_TYPES), ("noise_type", NOISE_TYPES)):
+        word = getattr(sde, attribute, None)
+        if word not in words:
+            raise DataError(f"sde: expected {attribute} to be one of {', '.join(words)}, got {word!r}.")
+    if isinstance(sde, SDE) and not names:
+        return sde
+    wanted = names or {}
+    both = wanted.get("drift_and_diffusion", "f_and_g")
+    for role, default in (("drift", "f"), ("diffusion", "g")):
+        name = wanted.get(role, default)
+        if getattr(sde, name, None) is None and getattr(sde, both, None) is None:
+            raise DataError(
+                f"sde: {type(sde).__name__} has neither a method {name!r} ({role}) nor {both!r}; "
+                "write one, or say under which name it stands with names={...}."
+            )
+    return ForeignSDE(sde, names)
+
+
+def diffuse(noise_type: NoiseType, g: Tensor, W: Tensor) -> Tensor:
+    """Product of a diffusion and noise, ``g W``: elementwise if diagonal, else over the noise axis.
+
+    Parameters
+    ----------
+    noise_type
+        As declared by the SDE.
+    g
+        ``(series, state)`` if diagonal, else ``(series, state, noise)``.
+    W
+        ``(series, noise)``.
+
+    Returns
+    -------
+    Tensor
+        ``(series, state)``.
+    """
+    return g * W if noise_type == "diagonal" else (g @ W.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunningCost:
+    """An integral along the path, ``C(t) = int_0^t c(s, y) ds + h(s, y) . dW``, accumulated in the same pass.
+
+    One idea for many things: the Girsanov divergence of an evidence bound, the energy of a bridge, a
+    discounted reward, a likelihood weight, a control variate.
+
+    Parameters
+    ----------
+    c
+        Rate ``(t, y) -> (series,)``, or None.
+    h
+        Integrand against the Brownian motion, ``(t, y) -> (series, noise)``, in Ito's sense, or None.
+    name
+        Key of the result in ``Solution.running``.
+
+    Raises
+    ------
+    DataError
+        If both integrands are None.
+
+    Examples
+    --------
+    >>> from neurosde import RunningCost
+    >>> RunningCost(lambda t, y: y.square().sum(-1), name="energy").name
+    'energy'
+    """
+
+    c: Callable[[Tensor, Tensor], Tensor] | None = None
+    h: Callable[[Tensor, Tensor], Tensor] | None = None
+    name: str = "cost"
+
+    def __post_init__(self):
+        if self.c is None and self.h is None:
+            raise DataError(
+                f"RunningCost {self.name!r}: expected a rate c, an integrand h or both, got neither."
+            )
+
+
+def divergence_cost(
+    sde: Any, prior_drift: Callable[[Tensor, Tensor], Tensor], name: str = "divergence"
+) -> RunningCost:
+    """Running cost whose mean is the divergence between two SDEs that share a diffusion.
+
+    ``KL = E int 1/2 |g^-1 (f - h)|^2 dt`` by Girsanov's theorem (Li, Wong, Chen & Duvenaud 2020, section 5);
+    the inverse of a non-square diffusion is its pseudo-inverse.
+
+    Parameters
+    ----------
+    sde
+        The SDE with drift f and diffusion g.
+    prior_drift
+        Drift h of the other SDE, ``(t, y) -> (series, state)``.
+    name
+        Key of the result.
+
+    Returns
+    -------
+    RunningCost
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde import as_sde
+    >>> from neurosde.sde import divergence_cost
+    >>> class Shifted:
+    ...     sde_type, noise_type = "ito", "diagonal"
+    ...     def f(self, t, y):
+    ...         return -y + 1.0
+    ...     def g(self, t, y):
+    ...         return torch.full_like(y, 0.5)
+    >>> cost = divergence_cost(Shifted(), lambda t, y: -y)
+    >>> cost.c(torch.tensor(0.0), torch.zeros(1, 1))
+    tensor([2.])
+    """
+    sde = as_sde(sde)
+
+    def rate(t: Tensor, y: Tensor) -> Tensor:
+        f, g = sde.drift_and_diffusion(t, y)
+        gap = f - prior_drift(t, y)
+        if sde.noise_type == "diagonal":
+            return 0.5 * (gap / g).square().sum(-1)
+        return 0.5 * (torch.linalg.pinv(g) @ gap.unsqueeze(-1)).square().sum((-2, -1))
+
+    return RunningCost(rate, name=name)
