@@ -1,0 +1,114 @@
+"""Typed encoding of parameters and fitted attributes as strict JSON plus named arrays.
+
+JSON holds None, booleans, integers, finite floats, strings, lists and dictionaries as themselves. Everything else is a
+one-key object ``{"$kind": ...}``; a kind outside this file is refused. Nothing is imported but the records listed here.
+"""
+
+import importlib
+import math
+
+import numpy as np
+import torch
+
+from neurosde.errors import CheckpointError
+from neurosde.typing import Any, Array
+
+__all__ = ["decode", "encode"]
+
+# Records by name: the module they live in, and the attributes that are also their constructor's arguments.
+_RECORDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "LinearSDE": ("neurosde.linear", ("A", "b", "L")),
+    "TimeMap": ("neurosde.data", ("origin", "scale")),
+    "ChannelScaler": ("neurosde.data", ("location", "scale")),
+}
+
+
+def encode(value: Any, where: str, tensors: dict[str, Array]) -> Any:
+    """Encode one value; arrays go to `tensors` under the name `where`.
+
+    Raises
+    ------
+    CheckpointError
+        If a value has no place in the format; the message says where it stands.
+    """
+    kind, type_name = type(value), type(value).__name__
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return {"$scalar": [value.dtype.name, encode(value.item(), where, tensors)]}
+    if kind is list:
+        return [encode(element, f"{where}/{i}", tensors) for i, element in enumerate(value)]
+    if kind is tuple:
+        return {"$tuple": encode(list(value), where, tensors)}
+    if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
+        return {key: encode(element, f"{where}/{key}", tensors) for key, element in value.items()}
+    if kind is dict:
+        return {"$dict": encode([list(pair) for pair in value.items()], where, tensors)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        tensors[where] = value
+        return {"$array": where}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU" and all(isinstance(s, str) for s in value.flat):
+        return {"$strings": [value.dtype.str, list(value.shape), value.ravel().tolist()]}
+    if kind is torch.Tensor:
+        tensors[where] = value.detach().cpu().numpy()
+        return {"$tensor": where}
+    if type_name in _RECORDS and kind is _record(type_name):
+        fields = {name: getattr(value, name) for name in _RECORDS[type_name][1]}
+        return {"$record": [type_name, encode(fields, where, tensors)]}
+    raise CheckpointError(f"{where.replace('/', '.')} is a {type_name}, which a model file cannot hold")
+
+
+def decode(value: Any, tensors: dict[str, Array]) -> Any:
+    """Decode what `encode` gave, taking the arrays out of `tensors`.
+
+    Raises
+    ------
+    CheckpointError
+        If the encoding is damaged or names a kind or record that is not known here.
+    """
+    if isinstance(value, list):
+        return [decode(element, tensors) for element in value]
+    if not isinstance(value, dict):
+        return value
+    if not any(key.startswith("$") for key in value):
+        return {key: decode(element, tensors) for key, element in value.items()}
+    try:
+        ((kind, inner),) = value.items()
+        return _decode_kind(kind, inner, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the encoding {str(value)[:80]!r} is damaged: {error!r}") from error
+
+
+def _decode_kind(kind: str, inner: Any, tensors: dict[str, Array]) -> Any:
+    if kind == "$float":
+        return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[inner]
+    if kind == "$scalar":
+        dtype = np.dtype(inner[0])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"no number type: {dtype}")
+        return dtype.type(decode(inner[1], tensors))
+    if kind == "$tuple":
+        return tuple(decode(inner, tensors))
+    if kind == "$dict":
+        return {key: element for key, element in decode(inner, tensors)}
+    if kind == "$array":
+        return tensors.pop(inner)
+    if kind == "$tensor":
+        return torch.from_numpy(tensors.pop(inner).copy())
+    if kind == "$strings":
+        dtype, shape, words = inner
+        if np.dtype(dtype).kind not in "OU" or not all(isinstance(word, str) for word in words):
+            raise ValueError("no array of strings")
+        return np.array(words, dtype=dtype).reshape(shape)
+    if kind == "$record":
+        name, fields = inner
+        if set(fields) != set(_RECORDS[name][1]):
+            raise ValueError(f"fields of {name} are {sorted(_RECORDS[name][1])}")
+        return _record(name)(**decode(fields, tensors))
+    raise ValueError(f"unknown kind {kind}")
+
+
+def _record(name: str) -> type:
+    return getattr(importlib.import_module(_RECORDS[name][0]), name)

@@ -1,0 +1,142 @@
+"""Model files: one safetensors file with strict JSON metadata, opened without running anything in it."""
+
+import os
+
+import numpy as np
+import torch
+
+import neurosde
+from neurosde import estimators
+from neurosde.errors import CheckpointError
+from neurosde.estimators._base import Estimator, weights
+from neurosde.estimators._codec import decode, encode
+from neurosde.files import MAX_BYTES, read_document, read_file, write_file
+from neurosde.typing import Any, Array
+
+__all__ = ["load", "read_model_info", "save"]
+
+SCHEMA = 1
+_FIELDS = {"kind", "schema", "version", "class", "params", "attributes", "module"}
+
+
+def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
+    """Write a fitted estimator (see `Estimator.save`)."""
+    tensors: dict[str, Array] = {}
+    state = vars(estimator)
+    if "module_" not in state:
+        raise CheckpointError(f"this {type(estimator).__name__} is not fitted; call fit before save")
+    fitted = {name: value for name, value in state.items() if _is_fitted_name(name) and name != "module_"}
+    for name, array in weights(estimator.module_).items():
+        tensors[f"module/{name}"] = array
+    document = {
+        "kind": "model",
+        "schema": SCHEMA,
+        "version": neurosde.__version__,
+        "class": type(estimator).__name__,
+        "params": encode(estimator.get_params(deep=False), "params", tensors),
+        "attributes": encode(fitted, "attributes", tensors),
+        "module": sorted(weights(estimator.module_)),
+    }
+    write_file(path, tensors, document)
+
+
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, expected: type[Estimator] = Estimator) -> Any:
+    """Open a saved estimator of any class of this package.
+
+    Parameters
+    ----------
+    path
+        A file that `Estimator.save` wrote.
+    max_bytes
+        Largest file, and largest declared size, that is accepted.
+    expected
+        Class that the file must hold; `Estimator` stands for every class in `neurosde.estimators`.
+
+    Returns
+    -------
+    Estimator
+        Fitted, with equal weights bit for bit.
+
+    Raises
+    ------
+    UnsafeFileError
+        If the file is no safetensors file of ours, or is or claims to be larger than `max_bytes`.
+    CheckpointError
+        If the file is damaged, of another class, or of a later version.
+    """
+    document = _check_document(read_document(path, max_bytes=max_bytes), path)
+    cls = _class_of(document["class"], expected, path)
+    tensors, _ = read_file(path, max_bytes=max_bytes)
+    module = {name: tensors.pop(f"module/{name}", None) for name in document["module"]}
+    params, attributes = decode(document["params"], tensors), decode(document["attributes"], tensors)
+    if tensors or any(array is None for array in module.values()):
+        raise CheckpointError(f"'{path}' does not hold exactly the arrays that it lists; first: {next(iter(tensors), None)!r}")
+    unknown = set(params) - set(cls._get_param_names())
+    if unknown:
+        raise CheckpointError(f"'{path}': {cls.__name__} has no parameters {sorted(unknown)}")
+    wrong = [name for name in attributes if not _is_fitted_name(name)]
+    if wrong:
+        raise CheckpointError(f"'{path}': {wrong[0]!r} is no name of a fitted attribute")
+    estimator = cls(**params)
+    vars(estimator).update(attributes)
+    _check_weights(estimator, module, path)
+    estimator._set_module(module)
+    return estimator
+
+
+def read_model_info(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Metadata of a model file, without its arrays (so the digest over them is not checked; `load` checks it).
+
+    Returns
+    -------
+    dict
+        class, version, schema, params, attributes (arrays as their shapes), n_weights, bytes.
+    """
+    document = _check_document(read_document(path, max_bytes=max_bytes), path)
+    return {name: document[name] for name in ("class", "version", "schema", "params", "attributes")} | {
+        "bytes": os.stat(path).st_size
+    }
+
+
+def _check_document(document: dict[str, Any], path: Any) -> dict[str, Any]:
+    if document.get("kind") != "model":
+        raise CheckpointError(f"'{path}' is no model file; its kind is {document.get('kind')!r}")
+    schema = document.get("schema")
+    if schema != SCHEMA:
+        raise CheckpointError(
+            f"'{path}' has schema version {schema!r}, this neurosde {neurosde.__version__} reads {SCHEMA}; "
+            f"it was written by neurosde {document.get('version')!r}"
+        )
+    if set(document) != _FIELDS:
+        raise CheckpointError(f"'{path}' has fields {sorted(document)}, expected {sorted(_FIELDS)}")
+    return document
+
+
+def _class_of(name: Any, expected: type[Estimator], path: Any) -> type[Estimator]:
+    if expected is not Estimator:
+        if name != expected.__name__:
+            raise CheckpointError(f"'{path}' holds a {name}, not a {expected.__name__}; neurosde.load opens any class")
+        return expected
+    if name not in estimators.CLASSES:
+        raise CheckpointError(f"'{path}' holds a {name!r}, which is no estimator of neurosde {neurosde.__version__}")
+    return getattr(estimators, name)
+
+
+def _check_weights(estimator: Estimator, stored: dict[str, Array], path: Any) -> None:
+    """Compare names, shapes and dtypes on the meta device, so that a lying parameter allocates nothing."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        planned = estimator._build_module().state_dict()
+    if set(planned) != set(stored):
+        raise CheckpointError(f"'{path}': weights {sorted(set(planned) ^ set(stored))} are missing or too many")
+    for name, tensor in planned.items():
+        array = stored[name]
+        if tuple(tensor.shape) != array.shape or str(tensor.dtype) != f"torch.{array.dtype}":
+            raise CheckpointError(
+                f"'{path}': weight {name} is {array.dtype}{array.shape}, expected {tensor.dtype}{tuple(tensor.shape)}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(f"'{path}': weight {name} is not finite")
+
+
+def _is_fitted_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and name.endswith("_") and not name.startswith("_")
