@@ -10,6 +10,8 @@ from neurosde.errors import DataError
 from neurosde.typing import Any, Callable, Mapping, NoiseType, SDEType, Tensor
 
 SDE_TYPES = ("ito", "stratonovich")
+Field = Callable[[Tensor, Tensor], Tensor]
+Fields = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 NOISE_TYPES = ("diagonal", "additive", "scalar", "general")
 
 
@@ -50,7 +52,7 @@ class SDE(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def drift(self, t: Tensor, y: Tensor) -> Tensor:
-        """Rate of change of the mean, ``(series, state)``; ``t`` is ``()``, or ``(series, 1)`` on own clocks."""
+        """Mean rate of change, ``(series, state)``; ``t`` is ``()`` or one a series ``(series, 1)``."""
 
     @abc.abstractmethod
     def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
@@ -97,13 +99,13 @@ class ForeignSDE(SDE):
         self.sde = sde  # a module registers itself, so its parameters are found
         self.sde_type, self.noise_type = sde.sde_type, sde.noise_type
         self.additive = self.noise_type == "additive"
-        drift, diffusion, both = (
+        drift, diffusion, both = (  # a field that the object has in no other form comes from `f_and_g`
             getattr(sde, names.get(role, theirs), None)
             for role, theirs in (("drift", "f"), ("diffusion", "g"), ("drift_and_diffusion", "f_and_g"))
         )
-        self._drift = drift or (lambda t, y: both(t, y)[0])
-        self._diffusion = diffusion or (lambda t, y: both(t, y)[1])
-        self._both = both or (lambda t, y: (self._drift(t, y), self._diffusion(t, y)))
+        self._both: Fields = both or (lambda t, y: (self._drift(t, y), self._diffusion(t, y)))
+        self._drift: Field = drift or (lambda t, y: self._both(t, y)[0])
+        self._diffusion: Field = diffusion or (lambda t, y: self._both(t, y)[1])
 
     def drift(self, t: Tensor, y: Tensor) -> Tensor:
         """Drift of the wrapped object."""
@@ -215,8 +217,8 @@ class RunningCost:
     'energy'
     """
 
-    c: Callable[[Tensor, Tensor], Tensor] | None = None
-    h: Callable[[Tensor, Tensor], Tensor] | None = None
+    c: Field | None = None
+    h: Field | None = None
     name: str = "cost"
 
     def __post_init__(self):
@@ -226,9 +228,7 @@ class RunningCost:
             )
 
 
-def divergence_cost(
-    sde: Any, prior_drift: Callable[[Tensor, Tensor], Tensor], name: str = "divergence"
-) -> RunningCost:
+def divergence_cost(sde: Any, prior_drift: Field, name: str = "divergence") -> RunningCost:
     """Running cost whose mean is the divergence between two SDEs that share a diffusion.
 
     ``KL = E int 1/2 |g^-1 (f - h)|^2 dt`` by Girsanov's theorem (Li, Wong, Chen & Duvenaud 2020, section 5);

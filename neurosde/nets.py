@@ -1,0 +1,182 @@
+"""Networks that the models are made of, initialised from an explicit generator."""
+
+import math
+
+import torch
+from torch import nn
+
+from neurosde.errors import DataError
+from neurosde.typing import Callable, Literal, Tensor
+
+Activation = Literal["lipswish", "tanh", "silu", "softplus"]
+
+
+def lipswish(x: Tensor) -> Tensor:
+    """``0.909 x sigmoid(x)``, the scaled SiLU whose slope never exceeds 1 (Chen, Behrmann, Duvenaud & Jacobsen 2019)."""
+    return 0.909 * torch.nn.functional.silu(x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "lipswish": lipswish,
+    "tanh": torch.tanh,
+    "silu": torch.nn.functional.silu,
+    "softplus": torch.nn.functional.softplus,
+}
+
+
+def affine(
+    in_size: int, out_size: int, generator: torch.Generator | None = None, scale: float = 1.0
+) -> nn.Linear:
+    """Linear layer with entries uniform in ``scale / sqrt(in_size)``, drawn from the generator and nothing else.
+
+    Parameters
+    ----------
+    in_size, out_size
+        Number of inputs and outputs.
+    generator
+        Source of the initial weights; a fresh one with seed 0 by default.
+    scale
+        Multiplies the initial weights; 0 starts the layer at zero.
+
+    Returns
+    -------
+    torch.nn.Linear
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    layer = nn.utils.skip_init(nn.Linear, in_size, out_size)
+    bound = scale / math.sqrt(max(in_size, 1))
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
+    return layer
+
+
+class MLP(nn.Module):
+    """Fully connected network of equal hidden layers.
+
+    Parameters
+    ----------
+    in_size, out_size
+        Number of inputs and outputs.
+    hidden
+        Width of the hidden layers.
+    depth
+        Number of hidden layers.
+    activation
+        "lipswish" (slope at most 1, as quick as a sigmoid), "tanh", "silu" or "softplus".
+    generator
+        Source of the initial weights.
+    out_scale
+        Multiplies the initial weights of the last layer; 0 makes the network start as zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.nets import MLP
+    >>> MLP(3, 2, hidden=8)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        hidden: int = 64,
+        depth: int = 2,
+        *,
+        activation: Activation = "lipswish",
+        generator: torch.Generator | None = None,
+        out_scale: float = 1.0,
+    ):
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise DataError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}.")
+        self.activation = ACTIVATIONS[activation]
+        generator = generator or torch.Generator().manual_seed(0)
+        sizes = [in_size] + [hidden] * depth
+        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.last = affine(sizes[-1], out_size, generator, out_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``(..., out_size)`` of inputs ``(..., in_size)``."""
+        for layer in self.layers:
+            x = self.activation(layer(x))
+        return self.last(x)
+
+
+def spectral_norm(weight: Tensor) -> Tensor:
+    """Largest singular value, differentiable: ``u' W v`` with the leading singular vectors held fixed."""
+    with torch.no_grad():
+        u, _, vh = torch.linalg.svd(weight, full_matrices=False)
+    return u[:, 0] @ weight @ vh[0]
+
+
+class LipschitzMLP(nn.Module):
+    """Network whose dependence on its first input has a certified Lipschitz constant.
+
+    ``s(z, x) = W_n a(... a(W_1 z + V x + b_1) ...) + b_n`` with slopes of ``a`` at most 1 and each ``W_i``
+    shrunk to a spectral norm of at most ``lipschitz^(1/n)``, so that ``|s(z, x) - s(z', x)| <= lipschitz |z -
+    z'|`` for every x. ``V`` is free.
+
+    Parameters
+    ----------
+    in_size
+        Size of z.
+    out_size
+        Number of outputs.
+    side_size
+        Size of x; 0 for none.
+    lipschitz
+        The certified constant.
+    hidden, depth
+        Width and number of the hidden layers.
+    generator
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.nets import LipschitzMLP
+    >>> net = LipschitzMLP(4, 4, lipschitz=0.5)
+    >>> bool(net.certificate() <= 0.5 + 1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        side_size: int = 0,
+        *,
+        lipschitz: float = 1.0,
+        hidden: int = 64,
+        depth: int = 2,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        generator = generator or torch.Generator().manual_seed(0)
+        sizes = [in_size] + [hidden] * depth + [out_size]
+        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.side = affine(side_size, sizes[1], generator) if side_size else None
+        self.layer_norm = lipschitz ** (1 / len(self.layers))
+
+    def weights(self) -> list[Tensor]:
+        """Shrunk weights; a solve takes them once and hands them to every call."""
+        raw = [layer.weight for layer in self.layers]
+        return [weight * (self.layer_norm / spectral_norm(weight)).clamp(max=1.0) for weight in raw]
+
+    def certificate(self) -> Tensor:
+        """Product of the spectral norms in use: a Lipschitz constant of s in z."""
+        norms = [torch.linalg.matrix_norm(weight, 2) for weight in self.weights()]
+        return torch.stack(norms).prod()
+
+    def forward(self, z: Tensor, x: Tensor | None = None, weights: list[Tensor] | None = None) -> Tensor:
+        """Outputs ``(..., out_size)``; ``weights`` are those of :meth:`weights`, computed here if not given."""
+        weights = self.weights() if weights is None else weights
+        for i, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
+            z = torch.nn.functional.linear(z, weight, layer.bias)
+            if i == 0 and self.side is not None and x is not None:
+                z = z + self.side(x)
+            if i + 1 < len(weights):
+                z = lipswish(z)
+        return z

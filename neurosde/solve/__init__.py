@@ -1,0 +1,38 @@
+"""The backend: ``neurosde.solve(sde, y0, ts)``, its steppers and controllers (floor 4).
+
+The module can be called, so that ``neurosde.solve`` is both the function and the place where its parts live.
+"""
+
+import sys
+import types
+
+from neurosde.solve.controller import ConstantStep
+from neurosde.solve.entry import STEPPERS, solve
+from neurosde.solve.euler import EulerMaruyama
+from neurosde.solve.exponential import ExponentialEuler
+from neurosde.solve.heun import Heun, ReversibleHeun
+from neurosde.solve.solution import Solution, Status
+from neurosde.solve.stepper import AbstractStepper, Step
+from neurosde.solve.torchsde import sdeint
+
+__all__ = [
+    "STEPPERS",
+    "AbstractStepper",
+    "ConstantStep",
+    "EulerMaruyama",
+    "ExponentialEuler",
+    "Heun",
+    "ReversibleHeun",
+    "Solution",
+    "Status",
+    "Step",
+    "sdeint",
+    "solve",
+]
+
+
+class _CallableModule(types.ModuleType):
+    __call__ = staticmethod(solve)
+
+
+sys.modules[__name__].__class__ = _CallableModule

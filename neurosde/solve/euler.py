@@ -1,0 +1,25 @@
+"""Euler-Maruyama."""
+
+from neurosde.sde import SDE, diffuse
+from neurosde.solve.stepper import AbstractStepper, Carry, Step
+from neurosde.typing import Tensor
+
+
+class EulerMaruyama(AbstractStepper):
+    """``y+ = y + h f + g W`` (Maruyama 1955), for Ito SDEs of any noise type.
+
+    Examples
+    --------
+    >>> from neurosde.solve import EulerMaruyama
+    >>> EulerMaruyama().evaluations
+    (1, 1)
+    """
+
+    sde_types = ("ito",)
+    strong_order = (0.5, 0.5, 1.0)
+    evaluations = (1, 1)
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """One step; see :class:`EulerMaruyama`."""
+        f, g = sde.drift_and_diffusion(step.t, y)
+        return y + step.h * f + diffuse(sde.noise_type, g, step.noise.W), carry

@@ -1,0 +1,108 @@
+"""What a solve gives back: the states at the requested times, and how each series fared."""
+
+import dataclasses
+import enum
+
+import torch
+
+from neurosde.errors import SolveError
+from neurosde.typing import Tensor
+
+
+class Status(enum.IntEnum):
+    """How the solve of one series ended."""
+
+    SUCCESS = 0
+    NOT_FINITE = 1
+    MAX_STEPS = 2
+    STEP_TOO_SMALL = 3
+
+    @property
+    def sentence(self) -> str:
+        """The status in words."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.SUCCESS: "reached its last requested time.",
+    Status.NOT_FINITE: "left the finite numbers: the drift or the diffusion blew up; take smaller steps, a "
+    "stabler stepper, or check the SDE at that state. Its states from there on are NaN.",
+    Status.MAX_STEPS: "needed more steps than max_steps allows; its states from there on are NaN.",
+    Status.STEP_TOO_SMALL: "needed a step below the smallest allowed; its states from there on are NaN.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """States of a solved SDE at the requested times.
+
+    Parameters
+    ----------
+    ts
+        Requested times, float64, ``(time,)`` or ``(*batch, time)``.
+    ys
+        States, ``(*batch, time, state)``; NaN where a time is padding or a series had failed before it.
+    running
+        Running costs by name, each ``(*batch, time)``.
+    status
+        A :class:`Status` for each series, ``(*batch,)``.
+    stats
+        Counts ``(*batch,)``: "nfe" (evaluations of the drift), "accepted" and "rejected" steps.
+    penalty
+        Differentiable measure of the solver's effort, a number; None unless asked for.
+    """
+
+    ts: Tensor
+    ys: Tensor
+    running: dict[str, Tensor]
+    status: Tensor
+    stats: dict[str, Tensor]
+    penalty: Tensor | None = None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every series reached its last requested time."""
+        return not bool(self.status.any())
+
+    def raise_if_failed(self) -> "Solution":
+        """Return the solution itself if every series succeeded.
+
+        Raises
+        ------
+        SolveError
+            Naming the first series that failed, why, and how many did.
+        """
+        failed = self.status.flatten().nonzero().flatten()
+        if len(failed):
+            raise SolveError(describe_failure(self.status))
+        return self
+
+    def evaluate(self, t: float | Tensor) -> Tensor:
+        """States at one of the requested times, ``(*batch, state)``; a solution knows no others.
+
+        Raises
+        ------
+        SolveError
+            If the time was not requested, or the series have times of their own.
+        """
+        if self.ts.dim() != 1:
+            raise SolveError("evaluate: each series has its own times; index ys instead.")
+        hit = (self.ts == torch.as_tensor(t, dtype=torch.float64, device=self.ts.device)).nonzero().flatten()
+        if not len(hit):
+            raise SolveError(
+                f"evaluate: {float(t)!r} is not one of the requested times; solve again with it among "
+                "ts, for an interpolated state does not have the law of the path."
+            )
+        return self.ys[..., int(hit[0]), :]
+
+    def increment(self, t0: float | Tensor, t1: float | Tensor) -> Tensor:
+        """Difference of the states at two requested times, ``(*batch, state)``."""
+        return self.evaluate(t1) - self.evaluate(t0)
+
+
+def describe_failure(status: Tensor) -> str:
+    """Say which series failed first, and why."""
+    flat = status.flatten()
+    failed = flat.nonzero().flatten()
+    first = int(failed[0])
+    return f"{len(failed)} of {len(flat)} series failed; series {first} {Status(int(flat[first])).sentence}"

@@ -1,0 +1,108 @@
+"""What a stepper is, and the check at the door that it fits the SDE."""
+
+import abc
+from typing import ClassVar, NamedTuple
+
+from neurosde.errors import SolveError
+from neurosde.noise import BrownianIncrement, Levy
+from neurosde.noise.records import RICHNESS
+from neurosde.sde import SDE
+from neurosde.typing import NoiseType, SDEType, Tensor
+
+ANY_NOISE: tuple[NoiseType, ...] = ("diagonal", "additive", "scalar", "general")
+Carry = tuple[Tensor, ...]
+
+
+class Step(NamedTuple):
+    """What one step is given besides the state.
+
+    Parameters
+    ----------
+    t
+        Time at its start, ``()`` or ``(series, 1)``.
+    h
+        Its length, of the same shape.
+    noise
+        Increment of the driving motion over it.
+    weights
+        What :meth:`AbstractStepper.weights` has computed for it.
+    """
+
+    t: Tensor
+    h: Tensor
+    noise: BrownianIncrement
+    weights: tuple[Tensor, ...] = ()
+
+
+class AbstractStepper(abc.ABC):
+    """One step of a numerical method; its capabilities are data, read once at the door.
+
+    Attributes
+    ----------
+    sde_types, noise_types
+        What it can step.
+    needs_additive
+        Whether the diffusion must not depend on y.
+    levy
+        Which integrals of the noise it uses.
+    strong_order
+        Order of the mean error of paths for (general, commutative, additive) noise; None where not claimed.
+    weak_order
+        Order of the error of expectations.
+    evaluations
+        New evaluations of (drift, diffusion) a step.
+    """
+
+    sde_types: ClassVar[tuple[SDEType, ...]]
+    noise_types: ClassVar[tuple[NoiseType, ...]] = ANY_NOISE
+    needs_additive: ClassVar[bool] = False
+    levy: ClassVar[Levy] = "none"
+    strong_order: ClassVar[tuple[float | None, float | None, float]]
+    weak_order: ClassVar[float] = 1.0
+    evaluations: ClassVar[tuple[int, int]]
+
+    def start(self, sde: SDE, t: Tensor, y: Tensor) -> Carry:
+        """State that is handed from step to step beside y; none by default."""
+        return ()
+
+    def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        """Weights of many steps at once, each with a leading step axis.
+
+        ``t`` and ``h`` are ``(step, 1, 1)`` or ``(step, series, 1)``. None by default.
+        """
+        return ()
+
+    @abc.abstractmethod
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """State ``(series, state)`` at the end of the step, and what to hand on."""
+
+    def why_not(self, sde: SDE) -> str | None:
+        """Say why this stepper does not fit an SDE; None if it does."""
+        name = type(self).__name__
+        additive_either = sde.additive and sde.sde_type not in self.sde_types  # both calculi agree there
+        if sde.sde_type not in self.sde_types and not additive_either:
+            return f"{name} steps {' and '.join(self.sde_types)} SDEs, and this one is {sde.sde_type}"
+        if sde.noise_type not in self.noise_types:
+            return f"{name} steps {', '.join(self.noise_types)} noise, and this SDE declares {sde.noise_type}"
+        if self.needs_additive and not sde.additive:
+            return f"{name} needs noise that does not depend on y (additive = True)"
+        return None
+
+
+def check_stepper(stepper: AbstractStepper, sde: SDE, others: tuple[AbstractStepper, ...]) -> None:
+    """Refuse a stepper that does not fit the SDE, and name those that do.
+
+    Raises
+    ------
+    SolveError
+        With the reason and the alternatives.
+    """
+    reason = stepper.why_not(sde)
+    if reason is not None:
+        fitting = [type(other).__name__ for other in others if other.why_not(sde) is None]
+        raise SolveError(f"stepper: {reason}. For this SDE take one of: {', '.join(fitting)}.")
+
+
+def carries(noise_levy: Levy, stepper: AbstractStepper) -> bool:
+    """Whether noise of this richness has all the integrals that a stepper uses."""
+    return RICHNESS[noise_levy] >= RICHNESS[stepper.levy]
