@@ -1,5 +1,6 @@
 """Networks that the models are made of, initialised from an explicit generator."""
 
+import itertools
 import math
 
 import torch
@@ -12,7 +13,7 @@ Activation = Literal["lipswish", "tanh", "silu", "softplus"]
 
 
 def lipswish(x: Tensor) -> Tensor:
-    """``0.909 x sigmoid(x)``, the scaled SiLU whose slope never exceeds 1 (Chen, Behrmann, Duvenaud & Jacobsen 2019)."""
+    """``0.909 x sigmoid(x)``: SiLU scaled so that its slope never exceeds 1 (Chen et al. 2019)."""
     return 0.909 * torch.nn.functional.silu(x)
 
 
@@ -27,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def affine(
     in_size: int, out_size: int, generator: torch.Generator | None = None, scale: float = 1.0
 ) -> nn.Linear:
-    """Linear layer with entries uniform in ``scale / sqrt(in_size)``, drawn from the generator and nothing else.
+    """Linear layer with entries uniform in ``scale / sqrt(in_size)``, drawn from the generator alone.
 
     Parameters
     ----------
@@ -43,10 +44,10 @@ def affine(
     torch.nn.Linear
     """
     generator = generator or torch.Generator().manual_seed(0)
-    layer = nn.utils.skip_init(nn.Linear, in_size, out_size)
+    layer = nn.Linear(in_size, out_size, device="meta").to_empty(device="cpu")  # draws nothing
     bound = scale / math.sqrt(max(in_size, 1))
     with torch.no_grad():
-        for parameter in (layer.weight, layer.bias):
+        for parameter in layer.parameters():
             parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
     return layer
 
@@ -94,7 +95,7 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
         generator = generator or torch.Generator().manual_seed(0)
         sizes = [in_size] + [hidden] * depth
-        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in itertools.pairwise(sizes))
         self.last = affine(sizes[-1], out_size, generator, out_scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,13 +157,13 @@ class LipschitzMLP(nn.Module):
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
         sizes = [in_size] + [hidden] * depth + [out_size]
-        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(affine(a, b, generator) for a, b in itertools.pairwise(sizes))
         self.side = affine(side_size, sizes[1], generator) if side_size else None
         self.layer_norm = lipschitz ** (1 / len(self.layers))
 
     def weights(self) -> list[Tensor]:
         """Shrunk weights; a solve takes them once and hands them to every call."""
-        raw = [layer.weight for layer in self.layers]
+        raw = [layer.get_parameter("weight") for layer in self.layers]
         return [weight * (self.layer_norm / spectral_norm(weight)).clamp(max=1.0) for weight in raw]
 
     def certificate(self) -> Tensor:
@@ -171,10 +172,10 @@ class LipschitzMLP(nn.Module):
         return torch.stack(norms).prod()
 
     def forward(self, z: Tensor, x: Tensor | None = None, weights: list[Tensor] | None = None) -> Tensor:
-        """Outputs ``(..., out_size)``; ``weights`` are those of :meth:`weights`, computed here if not given."""
+        """Outputs ``(..., out_size)``; ``weights`` come from :meth:`weights`, or are computed here."""
         weights = self.weights() if weights is None else weights
         for i, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
-            z = torch.nn.functional.linear(z, weight, layer.bias)
+            z = torch.nn.functional.linear(z, weight, layer.get_parameter("bias"))
             if i == 0 and self.side is not None and x is not None:
                 z = z + self.side(x)
             if i + 1 < len(weights):

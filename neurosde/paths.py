@@ -68,7 +68,8 @@ class _KnotPath(AbstractPath):
             times = times.expand(len(values), -1)
         if times.shape != values.shape[:2] or times.shape[1] < 2:
             raise ShapeError(
-                f"times: expected (time,) or {tuple(values.shape[:2])} with two times or more, got {tuple(times.shape)}."
+                f"times: expected (time,) or {tuple(values.shape[:2])} with two times or more, "
+                f"got {tuple(times.shape)}."
             )
         if not bool((times.diff() > 0).all()):
             row, column = (~(times.diff() > 0)).nonzero()[0].tolist()
@@ -82,7 +83,7 @@ class _KnotPath(AbstractPath):
         self.slopes = values.diff(dim=1) / times.diff().unsqueeze(-1).to(values)
 
     def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Interval of each series at t (the end ones serve beyond the knots), time since its start, its length."""
+        """Interval of each series at t (an end one beyond the knots), time since its start, length."""
         t = t.to(torch.float64).reshape(-1, 1).expand(len(self.times), 1)
         interval = torch.searchsorted(self.times, t.contiguous(), right=True) - 1
         interval = interval.clamp(0, self.times.shape[1] - 2)
