@@ -1,7 +1,7 @@
-"""Safetensors files with a JSON document: written atomically, checked byte for byte before anything is allocated.
+"""Safetensors files with a JSON document: written atomically, checked before anything is allocated.
 
-Model files and training checkpoints are both of this form: arrays, one strict JSON document, and a digest over every
-byte of the file. Nothing here unpickles, evaluates or imports what a file says.
+Model files and training checkpoints are both of this form: arrays, one strict JSON document, and a digest
+over every byte of the file. Nothing here unpickles, evaluates or imports what a file says.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ __all__ = ["MAX_BYTES", "fingerprint", "read_document", "read_file", "write_file
 MAX_BYTES = 2**30
 _MAX_HEADER_BYTES = 2**26
 _DTYPES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 _BLANK = b"0" * 64
 _DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
@@ -41,8 +42,8 @@ _FOREIGN = {
 def write_file(path: str | os.PathLike[str], tensors: dict[str, Array], document: dict[str, Any]) -> None:
     """Write arrays and a JSON document to one file: all of it, or nothing.
 
-    The bytes go to a temporary name in the same directory, are flushed to the disk and then renamed, so that a reader
-    (or a kill) meets the old file or the new one, never a part.
+    The bytes go to a temporary name in the same directory, are flushed to the disk and then renamed, so that
+    a reader (or a kill) meets the old file or the new one, never a part.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def read_file(
 
 
 def read_document(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Read the JSON document alone, checking every declared size but neither reading the arrays nor their digest.
+    """Read the JSON document alone: every declared size is checked, the arrays and the digest are not.
 
     Raises
     ------
@@ -153,8 +154,8 @@ def read_document(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -
 def fingerprint(*values: Any) -> str:
     """Digest of data and settings: equal for equal contents, in any process.
 
-    Arrays and tensors count by dtype, shape and bytes; containers by their elements; modules by their weights; other
-    objects by their class and state.
+    Arrays and tensors count by dtype, shape and bytes; containers by their elements; modules by their
+    weights; other objects by their class and state.
 
     Examples
     --------
@@ -241,7 +242,7 @@ def _json(text: bytes | str, what: str) -> dict[str, Any]:
 
 
 def _check_layout(header: dict[str, Any], size: int, max_bytes: int, path: Path) -> None:
-    """Each array's declared bytes must equal its shape times its dtype, and together they must tile the file."""
+    """Check that each array's bytes equal its shape times its dtype, and that together they tile the file."""
     spans = []
     for name, entry in header.items():
         try:
@@ -269,7 +270,7 @@ def _check_layout(header: dict[str, Any], size: int, max_bytes: int, path: Path)
 
 
 def _digest_span(data: bytes) -> tuple[int, int]:
-    """Find the digest's place in the header: quotes inside the document are escaped, so the match is unique."""
+    """Place of the digest in the file; quotes inside the document are escaped, so the match is unique."""
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     found = [match.span(1) for match in _DIGEST.finditer(header)]
     if len(found) != 1:

@@ -8,9 +8,13 @@ CLASSES = {
     "LightSchrodingerBridge": "light",
     "NeuralSDEForecaster": "forecaster",
 }
-_BASE = {"Estimator": "_base", "fitting": "_base", "load": "_persistence", "read_model_info": "_persistence"}
-
-__all__ = ["CLASSES", *CLASSES, *_BASE]
+_BASE = {
+    "Estimator": "_base",
+    "SeriesEstimator": "_base",
+    "fitting": "_base",
+    "load": "_persistence",
+    "read_model_info": "_persistence",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +25,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*CLASSES, *_BASE))

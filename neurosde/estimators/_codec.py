@@ -1,7 +1,8 @@
 """Typed encoding of parameters and fitted attributes as strict JSON plus named arrays.
 
-JSON holds None, booleans, integers, finite floats, strings, lists and dictionaries as themselves. Everything else is a
-one-key object ``{"$kind": ...}``; a kind outside this file is refused. Nothing is imported but the records listed here.
+JSON holds None, booleans, integers, finite floats, strings, lists and dictionaries as themselves. Everything
+else is a one-key object ``{"$kind": ...}``; a kind outside this file is refused. Nothing is imported but the
+records listed here.
 """
 
 import importlib
@@ -31,33 +32,42 @@ def encode(value: Any, where: str, tensors: dict[str, Array]) -> Any:
     CheckpointError
         If a value has no place in the format; the message says where it stands.
     """
-    kind, type_name = type(value), type(value).__name__
-    if value is None or kind in (bool, int, str):
-        return value
-    if kind is float:
-        return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"$scalar": [value.dtype.name, encode(value.item(), where, tensors)]}
-    if kind is list:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(float(value))}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
         return [encode(element, f"{where}/{i}", tensors) for i, element in enumerate(value)]
-    if kind is tuple:
+    if type(value) is tuple:
         return {"$tuple": encode(list(value), where, tensors)}
-    if kind is dict and all(type(key) is str and not key.startswith("$") for key in value):
-        return {key: encode(element, f"{where}/{key}", tensors) for key, element in value.items()}
-    if kind is dict:
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: encode(element, f"{where}/{key}", tensors) for key, element in value.items()}
         return {"$dict": encode([list(pair) for pair in value.items()], where, tensors)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        tensors[where] = value
-        return {"$array": where}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OU" and all(isinstance(s, str) for s in value.flat):
-        return {"$strings": [value.dtype.str, list(value.shape), value.ravel().tolist()]}
-    if kind is torch.Tensor:
+    if type(value) is torch.Tensor:
         tensors[where] = value.detach().cpu().numpy()
         return {"$tensor": where}
-    if type_name in _RECORDS and kind is _record(type_name):
-        fields = {name: getattr(value, name) for name in _RECORDS[type_name][1]}
-        return {"$record": [type_name, encode(fields, where, tensors)]}
-    raise CheckpointError(f"{where.replace('/', '.')} is a {type_name}, which a model file cannot hold")
+    if isinstance(value, np.ndarray):
+        return _encode_array(value, where, tensors)
+    name = type(value).__name__
+    if name in _RECORDS and type(value) is _record(name):
+        fields = {field: getattr(value, field) for field in _RECORDS[name][1]}
+        return {"$record": [name, encode(fields, where, tensors)]}
+    raise CheckpointError(f"{where.replace('/', '.')} is a {name}, which a model file cannot hold")
+
+
+def _encode_array(value: Array, where: str, tensors: dict[str, Array]) -> Any:
+    if value.dtype.kind in "biuf":
+        tensors[where] = value
+        return {"$array": where}
+    words = value.ravel().tolist()
+    if value.dtype.kind in "OU" and all(isinstance(word, str) for word in words):
+        return {"$strings": [value.dtype.str, list(value.shape), words]}
+    raise CheckpointError(
+        f"{where.replace('/', '.')} is an array of {value.dtype}, which a model file cannot hold"
+    )
 
 
 def decode(value: Any, tensors: dict[str, Array]) -> Any:
@@ -92,7 +102,7 @@ def _decode_kind(kind: str, inner: Any, tensors: dict[str, Array]) -> Any:
     if kind == "$tuple":
         return tuple(decode(inner, tensors))
     if kind == "$dict":
-        return {key: element for key, element in decode(inner, tensors)}
+        return dict(decode(inner, tensors))
     if kind == "$array":
         return tensors.pop(inner)
     if kind == "$tensor":

@@ -8,7 +8,7 @@ import torch
 import neurosde
 from neurosde import estimators
 from neurosde.errors import CheckpointError
-from neurosde.estimators._base import Estimator, weights
+from neurosde.estimators._base import Estimator, is_fitted_name, module_arrays
 from neurosde.estimators._codec import decode, encode
 from neurosde.files import MAX_BYTES, read_document, read_file, write_file
 from neurosde.typing import Any, Array
@@ -16,7 +16,7 @@ from neurosde.typing import Any, Array
 __all__ = ["load", "read_model_info", "save"]
 
 SCHEMA = 1
-_FIELDS = {"kind", "schema", "version", "class", "params", "attributes", "module"}
+_FIELDS = {"kind", "schema", "version", "class", "params", "attributes"}
 
 
 def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
@@ -25,8 +25,8 @@ def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
     state = vars(estimator)
     if "module_" not in state:
         raise CheckpointError(f"this {type(estimator).__name__} is not fitted; call fit before save")
-    fitted = {name: value for name, value in state.items() if _is_fitted_name(name) and name != "module_"}
-    for name, array in weights(estimator.module_).items():
+    fitted = {name: value for name, value in state.items() if is_fitted_name(name) and name != "module_"}
+    for name, array in module_arrays(estimator.module_).items():
         tensors[f"module/{name}"] = array
     document = {
         "kind": "model",
@@ -35,12 +35,13 @@ def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
         "class": type(estimator).__name__,
         "params": encode(estimator.get_params(deep=False), "params", tensors),
         "attributes": encode(fitted, "attributes", tensors),
-        "module": sorted(weights(estimator.module_)),
     }
     write_file(path, tensors, document)
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, expected: type[Estimator] = Estimator) -> Any:
+def load(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, expected: type[Estimator] = Estimator
+) -> Any:
     """Open a saved estimator of any class of this package.
 
     Parameters
@@ -67,14 +68,17 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, expected: 
     document = _check_document(read_document(path, max_bytes=max_bytes), path)
     cls = _class_of(document["class"], expected, path)
     tensors, _ = read_file(path, max_bytes=max_bytes)
-    module = {name: tensors.pop(f"module/{name}", None) for name in document["module"]}
+    prefix = "module/"
+    module = {
+        name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
+    }
     params, attributes = decode(document["params"], tensors), decode(document["attributes"], tensors)
-    if tensors or any(array is None for array in module.values()):
-        raise CheckpointError(f"'{path}' does not hold exactly the arrays that it lists; first: {next(iter(tensors), None)!r}")
+    if tensors:
+        raise CheckpointError(f"'{path}' holds arrays that nothing refers to: {sorted(tensors)}")
     unknown = set(params) - set(cls._get_param_names())
     if unknown:
         raise CheckpointError(f"'{path}': {cls.__name__} has no parameters {sorted(unknown)}")
-    wrong = [name for name in attributes if not _is_fitted_name(name)]
+    wrong = [name for name in attributes if not is_fitted_name(name)]
     if wrong:
         raise CheckpointError(f"'{path}': {wrong[0]!r} is no name of a fitted attribute")
     estimator = cls(**params)
@@ -85,7 +89,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, expected: 
 
 
 def read_model_info(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Metadata of a model file, without its arrays (so the digest over them is not checked; `load` checks it).
+    """Metadata of a model file without its arrays; their digest is not checked, `load` checks it.
 
     Returns
     -------
@@ -115,28 +119,28 @@ def _check_document(document: dict[str, Any], path: Any) -> dict[str, Any]:
 def _class_of(name: Any, expected: type[Estimator], path: Any) -> type[Estimator]:
     if expected is not Estimator:
         if name != expected.__name__:
-            raise CheckpointError(f"'{path}' holds a {name}, not a {expected.__name__}; neurosde.load opens any class")
+            raise CheckpointError(f"'{path}' holds a {name!r}, not a {expected.__name__}; see neurosde.load")
         return expected
     if name not in estimators.CLASSES:
-        raise CheckpointError(f"'{path}' holds a {name!r}, which is no estimator of neurosde {neurosde.__version__}")
+        raise CheckpointError(f"'{path}' holds a {name!r}, no estimator of neurosde {neurosde.__version__}")
     return getattr(estimators, name)
 
 
 def _check_weights(estimator: Estimator, stored: dict[str, Array], path: Any) -> None:
     """Compare names, shapes and dtypes on the meta device, so that a lying parameter allocates nothing."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        planned = estimator._build_module().state_dict()
+    try:
+        with torch.device("meta"):
+            planned = estimator._build_module().state_dict()
+    except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"'{path}': no module fits its parameters and attributes: {error}") from error
     if set(planned) != set(stored):
-        raise CheckpointError(f"'{path}': weights {sorted(set(planned) ^ set(stored))} are missing or too many")
+        raise CheckpointError(f"'{path}': weights {sorted(set(planned) ^ set(stored))} are missing or over")
     for name, tensor in planned.items():
         array = stored[name]
         if tuple(tensor.shape) != array.shape or str(tensor.dtype) != f"torch.{array.dtype}":
             raise CheckpointError(
-                f"'{path}': weight {name} is {array.dtype}{array.shape}, expected {tensor.dtype}{tuple(tensor.shape)}"
+                f"'{path}': weight {name} is {array.dtype} {array.shape}, "
+                f"expected {tensor.dtype} {tuple(tensor.shape)}"
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CheckpointError(f"'{path}': weight {name} is not finite")
-
-
-def _is_fitted_name(name: Any) -> bool:
-    return isinstance(name, str) and name.isidentifier() and name.endswith("_") and not name.startswith("_")

@@ -1,6 +1,7 @@
 """The training loop of every estimator: mini-batches, held-back score, finite-guard, checkpoints."""
 
-from neurosde.training.loop import hold_back, train
+from neurosde.training.batches import hold_back
+from neurosde.training.loop import train
 from neurosde.training.objective import Objective, TrainingRecord
 from neurosde.training.options import TrainingOptions
 

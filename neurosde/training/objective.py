@@ -57,8 +57,8 @@ class TrainingRecord:
     Attributes
     ----------
     history : list of dict
-        One JSON-able row a report: iteration, loss, learning_rate, gradient_norm, skipped, and score where samples
-        are held back.
+        One JSON-able row a report: iteration, loss, learning_rate, gradient_norm, skipped, and score where
+        samples are held back.
     n_iter : int
         Iterations run.
     n_skipped : int

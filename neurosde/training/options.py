@@ -26,13 +26,13 @@ class TrainingOptions:
     batch_size
         Samples an update; None takes all of them. An epoch is cut into equal batches of at most this size.
     unit
-        "epoch": an iteration is one pass over the shuffled samples. "step": an iteration is one update on a fresh
-        random mini-batch, for data of which a pass is long.
+        "epoch": an iteration is one pass over the shuffled samples. "step": it is one update on a new random
+        mini-batch, for data of which a pass is long.
     weight_decay
         Decoupled weight decay of AdamW.
     tol
-        Least improvement that counts: of the held-back score under early stopping, else of the training loss. With 0
-        and no early stopping all `max_iter` iterations run.
+        Least improvement that counts: of the held-back score under early stopping, else of the training loss.
+        With 0 and no early stopping all `max_iter` iterations run.
     early_stopping
         Hold back `validation_fraction` of the samples, stop when their score has not improved by `tol` for
         `n_iter_no_change` reports, and restore the best weights.
@@ -49,12 +49,13 @@ class TrainingOptions:
     schedule
         "constant", or "cosine": the learning rate falls to zero over `max_iter` iterations.
     ema
-        Decay of the exponential moving average of the weights that is scored and kept; None keeps the last weights.
+        Decay of the exponential moving average of the weights that is scored and kept; None keeps the last
+        weights.
     verbose
         0 is silent; 1 shows a progress bar with the loss, the held-back score and the time left.
     checkpoint
-        Directory for the checkpoint. The file's name is a digest of data, settings, seed and initial weights, so
-        that parallel fits never clash and an equal fit goes on where it was killed.
+        Directory for the checkpoint. The file's name is a digest of data, settings, seed and initial weights,
+        so that parallel fits never clash and an equal fit goes on where it was killed.
     checkpoint_every
         Least seconds between two checkpoints; 0 writes one at every report.
     """
@@ -102,18 +103,13 @@ class TrainingOptions:
         }.items():
             expected.check(name, getattr(self, name))
 
-    @property
-    def reporting(self) -> int:
-        """Iterations between two reports, with the default of the unit filled in."""
-        return self.report_every or (1 if self.unit == "epoch" else 20)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Expected:
     """What a setting must be, in words and as a test."""
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], Any]
 
     def or_none(self) -> "_Expected":
         return _Expected(f"None or {self.words}", lambda value: value is None or self.holds(value))
@@ -132,7 +128,7 @@ def _one_of(*choices: str | bool) -> _Expected:
 def _least(bound: int) -> _Expected:
     return _Expected(
         f"an integer >= {bound}",
-        lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= bound,
+        lambda value: isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= bound,
     )
 
 
