@@ -44,7 +44,8 @@ def affine(
     torch.nn.Linear
     """
     generator = generator or torch.Generator().manual_seed(0)
-    layer = nn.Linear(in_size, out_size, device="meta").to_empty(device="cpu")  # draws nothing
+    layer = nn.Linear(in_size, out_size, device="meta")  # draws nothing
+    layer = layer.to_empty(device=torch.get_default_device())  # meta where a file is checked
     bound = scale / math.sqrt(max(in_size, 1))
     with torch.no_grad():
         for parameter in layer.parameters():
