@@ -40,7 +40,7 @@ def column(table: Any, name: str, *, argument: str) -> Any:
 
 
 def _floats(values: Any, argument: str) -> Array:
-    """Read as a new float64 array, missing entries as NaN; text, complex numbers and other objects are refused."""
+    """Read as a new float64 array, missing entries as NaN; refuse text, complex numbers and other objects."""
     array = np.asarray(values)
     if array.dtype.kind == "O":
         text = np.array([isinstance(v, str | bytes) for v in array.ravel()], dtype=bool).reshape(array.shape)
@@ -86,10 +86,10 @@ def times(
 ) -> tuple[Array, np.datetime64 | None]:
     """Read times as float64 and the date at which they are zero.
 
-    Numbers are taken as they are, in ``unit`` (origin None). Durations become ``unit``. Dates become ``unit`` since
-    ``origin``, by default the earliest date; the origin is kept at the coarsest of s, ms, us, ns that holds every
-    date, so that `dates` gives them back exactly (at microseconds up to some 70 years away). NaN and infinite times
-    pass through: the caller knows which of them count, see `finite`.
+    Numbers are taken as they are, in ``unit`` (origin None). Durations become ``unit``. Dates become ``unit``
+    since ``origin``, by default the earliest date; the origin is kept at the coarsest of s, ms, us, ns that
+    holds every date, so that `dates` gives them back exactly (at microseconds up to some 70 years away). NaN
+    and infinite times pass through: the caller knows which of them count, see `finite`.
     """
     array = np.asarray(values)
     if array.dtype.kind == "O" and array.size:
@@ -107,7 +107,7 @@ def times(
     ):
         at = first(array.astype(np.float64).astype(array.dtype) != array)
         raise DataError(
-            f"{argument}[{at}] = {array[at]} has more digits than float64 holds; pass dates or subtract an origin"
+            f"{argument}[{at}] = {array[at]} has more digits than float64; pass dates, or subtract an origin"
         )
     if array.dtype.kind not in "mM":
         return _floats(values, argument) + 0.0, None  # + 0.0 turns minus zero into zero
@@ -141,7 +141,7 @@ def dates(time: Array, unit: str, origin: np.datetime64) -> Array:
 
 
 def codes(values: Any, *, argument: str) -> tuple[Array, Array]:
-    """Read labels (all integers or all strings) as their sorted distinct values and each row's index into them."""
+    """Read labels, all integers or all strings, as their sorted distinct values and each row's index."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ShapeError(f"{argument} has shape {array.shape}, expected one axis")
@@ -171,14 +171,39 @@ def codes(values: Any, *, argument: str) -> tuple[Array, Array]:
     return np.array(ordered, dtype=np.str_ if wanted is str else np.int64), index
 
 
-def names(values: Sequence[Any] | None, count: int, stem: str, *, argument: str) -> tuple[str, ...]:
-    """Return ``count`` distinct names, by default ``stem`` followed by a number."""
-    given = tuple(str(v) for v in values) if values is not None else tuple(f"{stem}{i}" for i in range(count))
+def names(values: Sequence[Any] | None, count: int, *, argument: str) -> tuple[str, ...]:
+    """Return ``count`` distinct names, by default "0", "1", ..."""
+    given = tuple(map(str, range(count) if values is None else values))
     if len(given) != count:
         raise ShapeError(f"{argument} has {len(given)} names, expected {count}")
-    doubled = [i for i, name in enumerate(given) if name in given[:i]]
-    if doubled:
-        raise DataError(
-            f"{argument}[{doubled[0]}] = {given[doubled[0]]!r} occurs twice; names must be distinct"
-        )
+    if len(set(given)) < count:
+        i = next(i for i, name in enumerate(given) if name in given[:i])
+        raise DataError(f"{argument}[{i}] = {given[i]!r} occurs twice; names must be distinct")
     return given
+
+
+def unboxed(labels: Any) -> Array:
+    """Labels as an array of int64 or of strings, in their own order and not an array of objects."""
+    distinct, index = codes(labels, argument="labels")
+    return distinct[index]
+
+
+def plain(labels: Array) -> Array:
+    """Labels as pandas likes them: integers as they are, strings as objects."""
+    return labels.astype(object) if labels.dtype.kind == "U" else labels
+
+
+def frozen(values: Any, dtype: Any = None) -> Array:
+    """Return a read-only array that nobody else can write to."""
+    array = np.asarray(values, dtype=dtype)
+    if array.flags.writeable:
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two fields of a record are equal, missing entries included."""
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return type(a) is type(b) and a == b
+    return a.dtype.kind == b.dtype.kind and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
