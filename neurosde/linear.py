@@ -64,7 +64,7 @@ class LinearSDE(SDE):
         if L.dim() != 2 or L.shape[0] != d:
             raise ShapeError(f"L: expected ({d}, noise), got {tuple(L.shape)}.")
         for name, value in (("A", A), ("b", b), ("L", L)):
-            if not bool(torch.isfinite(value).all()):
+            if not value.is_meta and not bool(torch.isfinite(value).all()):
                 index = (~torch.isfinite(value)).nonzero()[0].tolist()
                 raise DataError(
                     f"{name}: expected finite entries, entry {index} is {value[tuple(index)].item()}."
