@@ -68,12 +68,14 @@ def snapshots(
     -------
     Snapshots
     """
-    n_snapshots, n_cells, n_states = initial.shape
+    _, n_cells, n_states = initial.shape
     y0 = torch.from_numpy(np.ascontiguousarray(initial, dtype=np.float64).reshape(-1, n_states))
-    ts = torch.as_tensor(np.asarray(times, dtype=np.float64))
+    time = np.repeat(np.asarray(times, dtype=np.float64), n_cells)
+    start = np.min(times)
+    # Every cell has a clock of its own, from the start to the one time at which it is seen.
+    clocks = np.stack([np.full_like(time, start), np.where(time > start, time, np.nan)], axis=1)
     with torch.no_grad():
-        solution = solve(sde, y0, ts, dt=dt, seed=seed)
+        solution = solve(sde, y0, torch.from_numpy(clocks), dt=dt, seed=seed)
     solution.raise_if_failed()
-    which = np.repeat(np.arange(n_snapshots), n_cells)
-    states = solution.ys.numpy()[np.arange(len(which)), which]
-    return Snapshots(states, np.asarray(times, dtype=float)[which], feature_names=feature_names)
+    seen = np.where(time > start, 1, 0)
+    return Snapshots(solution.ys.numpy()[np.arange(len(time)), seen], time, feature_names=feature_names)
