@@ -67,7 +67,7 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     checks = (
         (torch.isinf(rows), "is infinite"),
         (~known[:, :1], "is missing; a series starts at its first time"),
-        (known[:, 1:] & ~known[:, :-1], "follows a missing time; NaN may stand at the end only"),
+        (known & ~known.cummin(dim=-1).values, "follows a missing time; NaN may stand at the end only"),
         (rows.diff() <= 0, "is not followed by a later one; sort the times and drop repeated ones"),
     )
     for bad, why in checks:
