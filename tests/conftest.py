@@ -1,7 +1,6 @@
 """Guards that hold for every test."""
 
 import os
-import random
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ def _globals() -> dict[str, object]:
     return {
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
         "numpy's global random state": (numpy_state[1].tobytes(), *numpy_state[2:]),
-        "Python's global random state": random.getstate(),
         "torch's default dtype": torch.get_default_dtype(),
         "torch's gradient mode": torch.is_grad_enabled(),
         "torch's thread count": torch.get_num_threads(),

@@ -13,7 +13,8 @@ def rows(config, *, seed, device, fast):
     for method in ("ours", "baseline"):
         if method == config.get("breaks"):
             raise RuntimeError("broken half way")
-        yield {"dataset": "toy", "method": method, "metric": "W1", "value": seed + config["shift"], "seconds": 0.5}
+        value = seed + config["shift"]
+        yield {"dataset": "toy", "method": method, "metric": "W1", "value": value, "seconds": 0.5}
 """
 
 
