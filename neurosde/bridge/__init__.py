@@ -1,0 +1,23 @@
+"""Schrödinger bridges between snapshots: closed forms, couplings of observed cells, and their composition."""
+
+from neurosde.bridge.bridge import Bridge, BridgeSDE, LightBridge, LightInterval, systematic
+from neurosde.bridge.gaussian import GaussianBridge, Moments
+from neurosde.bridge.light import LightMixture, LightPotential, Plan, Quadratics
+from neurosde.bridge.reference import BrownianReference, LinearReference, Reference
+
+__all__ = [
+    "Bridge",
+    "BridgeSDE",
+    "BrownianReference",
+    "GaussianBridge",
+    "LightBridge",
+    "LightInterval",
+    "LightMixture",
+    "LightPotential",
+    "LinearReference",
+    "Moments",
+    "Plan",
+    "Quadratics",
+    "Reference",
+    "systematic",
+]

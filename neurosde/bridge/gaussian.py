@@ -1,0 +1,121 @@
+"""The Schrödinger bridge between two Gaussians, in closed form."""
+
+import torch
+
+from neurosde.bridge.bridge import Bridge, LightInterval
+from neurosde.bridge.light import LightMixture
+from neurosde.bridge.reference import Reference, apply
+from neurosde.errors import DataError, ShapeError
+from neurosde.typing import Any, NamedTuple, Tensor
+
+
+class Moments(NamedTuple):
+    """Mean ``(state,)`` and covariance ``(state, state)``."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+class GaussianBridge(Bridge):
+    """Bridge from ``N(m0, S0)`` to ``N(m1, S1)`` under a linear reference, without training.
+
+    In the reference's coordinates it is the light bridge of one component. Its covariance solves
+    ``S_Y = S + S S_Z S``, so ``S = 2 S_Y^(1/2) (I + (I + 4 S_Y^(1/2) S_Z S_Y^(1/2))^(1/2))^-1 S_Y^(1/2)``,
+    which is free of cancellation and takes a singular ``S0``. Equivalent to Bunne, Hsieh, Cuturi & Krause
+    (2023), Theorem 3, and for a linear reference to their extension.
+
+    Parameters
+    ----------
+    start, end
+        Moments ``(mean (state,), covariance (state, state))`` at the two times; the end covariance is
+        positive definite.
+    reference
+        The reference process; its interval is the bridge's.
+
+    Raises
+    ------
+    ShapeError, DataError
+        If the moments do not fit or a covariance is not symmetric and positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.bridge import BrownianReference
+    >>> one = torch.ones(1).double()
+    >>> reference = BrownianReference(0.0, 1.0, sigma=one, centre=0 * one)
+    >>> bridge = GaussianBridge((0 * one, one[None]), (0 * one, one[None]), reference)
+    >>> round(float(bridge.cross_covariance()), 6)  # (sqrt(4 + 1) - 1) / 2
+    0.618034
+    """
+
+    def __init__(self, start: tuple[Any, Any], end: tuple[Any, Any], reference: Reference):
+        self.reference, d = reference, len(reference.centre)
+        self.start, self.end = (
+            _moments(name, value, reference.centre) for name, value in (("start", start), ("end", end))
+        )
+        eye, clock = torch.eye(d).to(reference.centre), reference.centre.new_tensor(reference.start)
+        zero = torch.zeros_like(eye[:1])
+        self.forward = (
+            reference.predict(clock, eye) - reference.predict(clock, zero)
+        ).T  # z = forward x + const
+        white = (reference.whiten(eye) - reference.whiten(zero)).T
+        S_z = self.forward @ self.start.covariance @ self.forward.T
+        root = square_root(white @ self.end.covariance @ white.T)
+        self.S = 2 * root @ torch.linalg.solve(eye + square_root(eye + 4 * root @ S_z @ root), root)
+        scale, basis = torch.linalg.eigh(0.5 * (self.S + self.S.T))
+        if not bool((scale > 0).all()):
+            raise DataError(
+                "end: expected a positive definite covariance, its smallest eigenvalue is not above 0"
+            )
+        r = reference.whiten(self.end.mean[None]) - reference.predict(clock, self.start.mean[None]) @ self.S.T
+        super().__init__(
+            [LightInterval(reference, LightMixture(r.new_zeros(1), r, scale[None], basis[None]))]
+        )
+
+    def cross_covariance(self) -> Tensor:
+        """``Cov(X_start, X_end)``, ``(state, state)``."""
+        eye = torch.eye(self.state_size).to(self.times)
+        colour = self.reference.colour(eye) - self.reference.colour(torch.zeros_like(eye[:1]))
+        return self.start.covariance @ self.forward.T @ self.S @ colour
+
+    def moments(self, t: float) -> Moments:
+        """Mean and covariance at ``t``."""
+        t = self._time("t", t)
+        pinned = self.reference.pinned(self.reference.start, t)
+        eye = torch.eye(self.state_size).to(self.times)
+        G, H, noise = (apply(part, eye).T for part in (pinned.G, pinned.H, pinned.root))
+        cross = G @ self.cross_covariance() @ H.T
+        mean = pinned.mean(self.start.mean[None], self.end.mean[None])[0]
+        covariance = G @ self.start.covariance @ G.T + H @ self.end.covariance @ H.T + noise @ noise.T
+        return Moments(mean, covariance + cross + cross.T)
+
+    def marginal(self, t: float, n: int | None = None, *, seed: int = 0) -> Tensor:
+        """Draws from the Gaussian law at ``t``, ``(n, state)``; 1000 by default."""
+        mean, covariance = self.moments(t)
+        generator = torch.Generator().manual_seed(seed)
+        normal = torch.randn(n or 1000, self.state_size, generator=generator, dtype=torch.float64)
+        return mean + normal.to(mean) @ square_root(covariance)
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """Symmetric root of a positive semi-definite matrix; rounding below zero is cut off."""
+    values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+    return (axes * values.clamp(min=0).sqrt()) @ axes.T
+
+
+def _moments(name: str, value: tuple[Any, Any], like: Tensor) -> Moments:
+    mean, covariance = (torch.as_tensor(part).to(like) for part in value)
+    d = len(like)
+    if mean.shape != (d,) or covariance.shape != (d, d):
+        raise ShapeError(
+            f"{name}: expected a mean ({d},) and a covariance ({d}, {d}), got {tuple(mean.shape)} and "
+            f"{tuple(covariance.shape)}"
+        )
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise DataError(f"{name}: expected finite moments")
+    scale = covariance.abs().max()
+    if not torch.allclose(covariance, covariance.T, rtol=0.0, atol=float(1e-10 * scale)):
+        raise DataError(f"{name}: expected a symmetric covariance")
+    if float(torch.linalg.eigvalsh(covariance)[0]) < -1e-10 * float(scale):
+        raise DataError(f"{name}: expected a covariance without negative eigenvalues")
+    return Moments(mean, covariance)
