@@ -43,7 +43,7 @@ class Objective(abc.ABC):
 
     def score(self, module: nn.Module, index: Tensor) -> float:
         """Held-back score, lower is better: the loss under one fixed seed unless a subclass knows better."""
-        return float(self.loss(module, index, 0))
+        return self.loss(module, index, 0).item()
 
     def fingerprint(self) -> str:
         """Digest of the data, by which a checkpoint knows its own run."""
