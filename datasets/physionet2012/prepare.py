@@ -7,6 +7,7 @@ import numpy as np
 
 from neurosde.data import Series
 from neurosde.errors import DataError
+from neurosde.io import read_physionet2012
 
 STATIC = ("Age", "Gender", "Height", "ICUType", "Weight")
 PARAMETERS = (
@@ -60,22 +61,5 @@ def prepare(raw: Path, tidy: Path, *, part: str) -> None:
 
 
 def read(tidy: Path, *, outcome: str = "In-hospital_death") -> Series:
-    """Read one set: times in hours, missing descriptors NaN, one of the outcomes as the label."""
-    if outcome not in OUTCOMES:
-        raise DataError(f"outcome is {outcome!r}, expected one of {', '.join(OUTCOMES)}")
-    with np.load(tidy, allow_pickle=False) as arrays:
-        a = {name: arrays[name] for name in arrays.files}
-    stay = np.repeat(np.arange(len(a["record_id"])), np.diff(a["offsets"]))
-    order = np.lexsort((a["param"], a["time_min"], stay))
-    return Series(
-        ids=a["record_id"],
-        offsets=a["offsets"],
-        time=a["time_min"][order] / 60.0,
-        channel=a["param"][order],
-        value=a["value"][order],
-        channel_names=tuple(a["param_names"].tolist()),
-        static=np.where(a["static"] == -1, np.nan, a["static"]),
-        static_names=tuple(a["static_names"].tolist()),
-        labels=a["outcomes"][:, OUTCOMES.index(outcome)],
-        time_unit="h",
-    )
+    """Read one set, see `neurosde.io.read_physionet2012`."""
+    return read_physionet2012(tidy, outcome=outcome)
