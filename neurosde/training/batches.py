@@ -7,9 +7,9 @@ import numpy as np
 from neurosde.errors import DataError, ShapeError
 from neurosde.typing import Array, Literal
 
-__all__ = ["draw_batches", "hold_back", "noise_key"]
+__all__ = ["draw_batches", "hold_back"]
 
-_SHUFFLE, _NOISE, _SPLIT = range(3)
+_BATCHES, _SPLIT = range(2)
 
 
 def hold_back(
@@ -62,23 +62,22 @@ def hold_back(
 
 def draw_batches(
     samples: Array, size: int, *, unit: Literal["epoch", "step"], seed: int, iteration: int
-) -> list[Array]:
-    """Batches of one iteration: a shuffled pass in nearly equal parts of at most `size`, or one random batch.
+) -> list[tuple[Array, int]]:
+    """Batches of one iteration, each with a 63-bit key for its noise.
+
+    An epoch is a shuffled pass in nearly equal parts of at most `size`; a step is one random batch.
 
     Examples
     --------
-    >>> [batch.tolist() for batch in draw_batches(np.arange(5), 2, unit="epoch", seed=0, iteration=3)]
+    >>> batches = draw_batches(np.arange(5), 2, unit="epoch", seed=0, iteration=3)
+    >>> [batch.tolist() for batch, key in batches]
     [[0, 1], [4, 3], [2]]
     """
+    rng = np.random.default_rng((seed, _BATCHES, iteration))
     if size >= len(samples):
-        return [samples]
-    rng = np.random.default_rng((seed, _SHUFFLE, iteration))
-    if unit == "step":
-        return [samples[rng.choice(len(samples), size, replace=False)]]
-    return np.array_split(samples[rng.permutation(len(samples))], math.ceil(len(samples) / size))
-
-
-def noise_key(seed: int, iteration: int, number: int) -> int:
-    """63-bit key for the noise of one batch."""
-    state = np.random.SeedSequence((seed, _NOISE, iteration, number)).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+        parts = [samples]
+    elif unit == "step":
+        parts = [samples[rng.choice(len(samples), size, replace=False)]]
+    else:
+        parts = np.array_split(samples[rng.permutation(len(samples))], math.ceil(len(samples) / size))
+    return [(part, int(rng.integers(2**63))) for part in parts]

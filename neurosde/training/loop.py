@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from neurosde.errors import DataError, NotConvergedError, ShapeError, SolveError
-from neurosde.training.batches import draw_batches, hold_back, noise_key
+from neurosde.training.batches import draw_batches, hold_back
 from neurosde.training.checkpoints import Checkpoint, load_optimizer, optimizer_arrays
 from neurosde.training.objective import Objective, TrainingRecord
 from neurosde.training.options import TrainingOptions
@@ -177,12 +177,12 @@ class _Run:
         iteration, options = self.record.n_iter, self.options
         size = options.batch_size or len(self.samples)
         batches = draw_batches(self.samples, size, unit=options.unit, seed=self.seed, iteration=iteration)
-        for number, batch in enumerate(batches):
+        for number, (batch, key) in enumerate(batches):
             if options.schedule == "cosine":
                 done = (self.n_done + number / len(batches)) / options.max_iter
                 for group in self.optimizer.param_groups:
                     group["lr"] = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-            self._update(torch.from_numpy(batch), noise_key(self.seed, iteration, number))
+            self._update(torch.from_numpy(batch), key)
         self.record.n_iter += 1
 
     def _update(self, index: Tensor, seed: int) -> None:
@@ -194,12 +194,12 @@ class _Run:
         if loss.ndim:
             raise ShapeError(f"the loss must be a scalar, got shape {tuple(loss.shape)}")
         loss.backward()
-        bound = self.options.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.weights.parameters, bound)
-        value, norm = torch.stack((loss.detach().double(), norm.double())).tolist()
+        value, norm = self.weights.gradient_norm(loss)
         if not (math.isfinite(value) and math.isfinite(norm)):
             return self._skip()
         self.weights.read_into(self.good)
+        if self.options.clip_norm is not None and norm > self.options.clip_norm:
+            self.weights.scale_gradient(self.options.clip_norm / norm)
         self.optimizer.step()
         self.counters.n_failed = 0
         self.record.n_updates += 1

@@ -1,5 +1,7 @@
 """The tensors of a module that training changes, and copies of them."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -41,6 +43,19 @@ class Weights:
     def average_into(self, average: list[Tensor], decay: float) -> None:
         """Move an average towards the module's tensors: ``average = decay average + (1 - decay) live``."""
         torch._foreach_lerp_(average, self.live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    def gradient_norm(self, loss: Tensor) -> tuple[float, float]:
+        """Value of the loss and Euclidean norm of its gradient, in one transfer from the device."""
+        parts = torch._foreach_norm(self._gradients())  # pyright: ignore[reportPrivateImportUsage]
+        value, *norms = torch.stack([loss.detach(), *parts]).tolist()
+        return value, math.hypot(*norms)
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the gradient."""
+        torch._foreach_mul_(self._gradients(), factor)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def finite(self) -> bool:
         """Whether every parameter is finite."""

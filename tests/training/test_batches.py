@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.training.batches import draw_batches, hold_back, noise_key
+from neurosde.training.batches import draw_batches, hold_back
 
 
 @given(
@@ -39,7 +39,7 @@ def test_hold_back_needs_two_groups_and_a_label_each():
 @given(n=st.integers(1, 50), size=st.integers(1, 60), iteration=st.integers(0, 10**6))
 def test_an_epoch_takes_each_sample_once(n, size, iteration):
     samples = np.arange(100, 100 + n)
-    batches = draw_batches(samples, size, unit="epoch", seed=3, iteration=iteration)
+    batches = [batch for batch, _ in draw_batches(samples, size, unit="epoch", seed=3, iteration=iteration)]
     assert sorted(np.concatenate(batches)) == samples.tolist()
     assert max(map(len, batches)) <= size
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
@@ -47,11 +47,17 @@ def test_an_epoch_takes_each_sample_once(n, size, iteration):
 
 def test_steps_draw_fresh_batches_without_repeats():
     batches = [draw_batches(np.arange(50), 10, unit="step", seed=0, iteration=i) for i in range(20)]
-    assert all(len(batch) == 1 and len(set(batch[0])) == 10 for batch in batches)
-    assert len({tuple(batch[0]) for batch in batches}) == 20
+    assert all(len(batch) == 1 and len(set(batch[0][0])) == 10 for batch in batches)
+    assert len({tuple(batch[0][0]) for batch in batches}) == 20
 
 
-def test_keys_differ_by_seed_iteration_and_batch():
-    keys = {noise_key(s, i, b) for s in range(5) for i in range(20) for b in range(5)}
-    assert len(keys) == 500
+@pytest.mark.parametrize("size", [2, 10])
+def test_keys_differ_by_seed_iteration_and_batch(size):
+    keys = [
+        key
+        for seed in range(5)
+        for iteration in range(20)
+        for _, key in draw_batches(np.arange(10), size, unit="epoch", seed=seed, iteration=iteration)
+    ]
+    assert len(keys) == len(set(keys)) == 100 * (10 // size)
     assert all(0 <= key < 2**63 for key in keys)
