@@ -1,6 +1,7 @@
 """Sources of Brownian noise: a path that is a pure function of its seed, and increments keyed by step."""
 
 import abc
+import itertools
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from neurosde.noise.records import (
 from neurosde.typing import Any, Tensor
 
 _ROOT, _LEAF = 101, 102  # reserved levels of the key
+_BLOCK = 32768
 _DEFAULT_LEVELS = 16
 _MAX_LEVELS = 40
 
@@ -276,21 +278,18 @@ class BrownianPath(AbstractNoise):
         return Scaled(z[..., 0], H, K)
 
     def _shared(self, fractions: list[float]) -> Scaled:
-        """Records of [0, u] for times that all series share: each node is split once for all."""
+        """Records of [0, u] for times that all series share: a node is split once for all of them."""
         device = self.series.device
-        root = self._root()
-        u = np.asarray(fractions)
+        root, u = self._root(), np.asarray(fractions)
         out = each(lambda x: torch.zeros(len(u), *self.shape, dtype=torch.float64, device=device), root)
         _assign(out, np.flatnonzero(u == 1.0), root, np.zeros(int((u == 1.0).sum()), dtype=np.int64))
         active = np.flatnonzero((u > 0) & (u < 1))
         node, before, index = root, each(torch.zeros_like, root), np.zeros(1, dtype=np.int64)
-        where = np.zeros(len(active), dtype=np.int64)  # the node that each active time stands in
-        for level in range(self.levels):
-            if not len(active):
-                return out
+        where, level = np.zeros(len(active), dtype=np.int64), 0  # the node that each active time lies in
+        deepest = _lattice_level(u[active], self.levels)
+        while len(active) and level < self.levels and (len(active) > len(index) or deepest <= level + 2):
             h = 2.0**-level
-            z = self._normals(level, torch.as_tensor(index, device=device).unsqueeze(-1))
-            left, right = split(node, h, z)
+            left, right = split(node, h, self._normals(level, torch.as_tensor(index, device=device)[:, None]))
             start = torch.as_tensor(index * h, dtype=torch.float64, device=device)[:, None, None]
             middle = join(before, start, left, h / 2)
             scaled = u[active] * 2.0 ** (level + 1)
@@ -303,40 +302,57 @@ class BrownianPath(AbstractNoise):
             is_right = torch.as_tensor(index % 2 == 1, device=device)[:, None, None]
             node = _choose(is_right, _take(right, parent), _take(left, parent))
             before = _choose(is_right, _take(middle, parent), _take(before, parent))
-            where = inverse.reshape(-1)
+            where, level = inverse.reshape(-1), level + 1
         if len(active):
             place = torch.as_tensor(where, device=device)
-            leaf = torch.as_tensor(index[where], device=device)[:, None]
-            p = torch.as_tensor(u[active], device=device)[:, None, None] * 2.0**self.levels - leaf.unsqueeze(
-                -1
-            )
-            _assign(out, active, self._inside_leaf(_take(node, place), _take(before, place), leaf, p), None)
+            rest = torch.as_tensor(u[active], device=device)[:, None]
+            record = self._descend(_take(node, place), _take(before, place), rest, level)
+            _assign(out, active, record, np.arange(len(active)))
         return out
 
     def _separate(self, u: Tensor) -> Scaled:
-        """Records of [0, u] for times (time, series) that differ between series: one descent each."""
-        root = self._root()
-        node = each(lambda x: x.expand(*u.shape, self.shape[1]), root)
-        before, out = each(torch.zeros_like, node), each(torch.zeros_like, node)
-        out = _choose((u == 1.0).unsqueeze(-1), node, out)
-        open_ = (u > 0) & (u < 1)
-        index = torch.zeros_like(u, dtype=torch.int64)
-        for level in range(self.levels):
-            if not bool(open_.any()):
-                return out
-            h = 2.0**-level
-            left, right = split(node, h, self._normals(level, index))
-            middle = join(before, (index * h).unsqueeze(-1), left, h / 2)
-            scaled = u * 2.0 ** (level + 1)
-            index = torch.floor(scaled).to(torch.int64).clamp(max=2 ** (level + 1) - 1)
-            done = open_ & (scaled == index)
-            out = _choose(done.unsqueeze(-1), middle, out)
-            open_ = open_ & ~done
-            is_right = (index % 2 == 1).unsqueeze(-1)
+        """Records of [0, u] for times (time, series) that differ between series."""
+        root = each(lambda x: x.expand(*u.shape, self.shape[1]), self._root())
+        return self._descend(root, each(torch.zeros_like, root), u, 0)
+
+    def _descend(self, node: Scaled, before: Scaled, u: Tensor, level: int) -> Scaled:
+        """Records of [0, u] for times (time, series or 1), each in a node of its own, down to its leaf.
+
+        """Records of [0, u], times (time, series or 1) each in a node of its own, down to their leaves.
+        what lies before it; so it needs no case of its own.
+        """
+        lattice = [_index(u, k) for k in range(level, self.levels + 1)]
+        descend = self._descend_motion if node.H is None else self._descend_integrals
+        node, before = descend(node, before, lattice, level)
+        p = (u * 2.0**self.levels - lattice[-1]).unsqueeze(-1)
+        return self._inside_leaf(node, before, lattice[-1], p)
+
+    def _descend_motion(
+        self, node: Scaled, before: Scaled, lattice: list[Tensor], level: int
+    ) -> tuple[Scaled, Scaled]:
+        """W alone, a few times after the other and in place, so that all of it stays in the cache."""
+        W, reached = node.W.contiguous(), before.W.contiguous()
+        rows = max(1, _BLOCK // max(1, W[0].numel()))
+        for first in range(0, len(W), rows):
+            w, r = W[first : first + rows], reached[first : first + rows]
+            for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
+                bit = (below[first : first + rows] & 1).to(w.dtype).unsqueeze(-1)
+                tilt = self._normals(k, above[first : first + rows])[..., 0].mul_(0.5 * 2.0 ** (-0.5 * k))
+                w.mul_(0.5)
+                r.addcmul_(bit, w + tilt)
+                w.addcmul_(1 - 2 * bit, tilt)
+        return Scaled(W, None, None), Scaled(reached, None, None)
+
+    def _descend_integrals(
+        self, node: Scaled, before: Scaled, lattice: list[Tensor], level: int
+    ) -> tuple[Scaled, Scaled]:
+        for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
+            h = 2.0**-k
+            left, right = split(node, h, self._normals(k, above))
+            middle = join(before, (above * h).unsqueeze(-1), left, h / 2)
+            is_right = (below & 1).bool().unsqueeze(-1)
             node, before = _choose(is_right, right, left), _choose(is_right, middle, before)
-        p = (u * 2.0**self.levels - index).unsqueeze(-1)
-        p = torch.where(open_.unsqueeze(-1), p, 0.5)
-        return _choose(open_.unsqueeze(-1), self._inside_leaf(node, before, index, p), out)
+        return node, before
 
     def _inside_leaf(self, node: Scaled, before: Scaled, index: Tensor, p: Tensor) -> Scaled:
         """Record from the origin to fraction p of a leaf."""
@@ -404,3 +420,14 @@ def _levels(span: float, tol: float | None) -> int:
     if not (math.isfinite(tol) and tol > 0):
         raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
     return min(max(1, math.ceil(math.log2(span / tol))), _MAX_LEVELS)
+
+
+def _lattice_level(u: np.ndarray, limit: int) -> int:
+    """Level at which all of the fractions are lattice points; one more than the limit if they are not."""
+    levels = (level for level in range(limit + 1) if np.all(u * 2.0**level == np.floor(u * 2.0**level)))
+    return next(levels, limit + 1)
+
+
+def _index(u: Tensor, level: int) -> Tensor:
+    """Number of the node of a level that a fraction lies in; the very end belongs to the last one."""
+    return torch.floor(u * 2.0**level).to(torch.int64).clamp(max=2**level - 1)

@@ -15,17 +15,23 @@ import torch
 from neurosde.errors import DataError
 from neurosde.typing import Any, Array, Tensor
 
-_MULTIPLIER_1 = -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed word
-_MULTIPLIER_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
-_GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15, spreads small fields over the whole word
-_WORD = (1 << 64) - 1
+_WORD, _LOW = (1 << 64) - 1, (1 << 32) - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # spreads small fields over the whole word
+# shift, mask of the bits that an arithmetic shift would fill with the sign, multiplier as a signed word
+_ROUNDS = (
+    (30, 0x3FFFFFFFF, 0xBF58476D1CE4E5B9 - (1 << 64)),
+    (27, 0x1FFFFFFFFF, 0x94D049BB133111EB - (1 << 64)),
+    (31, 0x1FFFFFFFF, None),
+)
+_BLOCK = 16384  # pairs of normals that are made at a time on a processor, so that the passes meet its cache
 
 
 def _mix(word: Tensor) -> Tensor:
-    """Avalanche a signed 64-bit word; ``>>`` is arithmetic in torch, so the sign bits are masked away."""
-    word = (word ^ ((word >> 30) & 0x3FFFFFFFF)) * _MULTIPLIER_1
-    word = (word ^ ((word >> 27) & 0x1FFFFFFFFF)) * _MULTIPLIER_2
-    return word ^ ((word >> 31) & 0x1FFFFFFFF)
+    """Avalanche signed 64-bit words."""
+    for shift, mask, multiplier in _ROUNDS:
+        word = word ^ ((word >> shift) & mask)
+        word = word if multiplier is None else word * multiplier
+    return word
 
 
 def _signed(word: int) -> int:
@@ -34,19 +40,24 @@ def _signed(word: int) -> int:
 
 
 def _mix_int(word: int) -> int:
-    """Do the same as :func:`_mix` on a Python integer, so that scalar fields cost no tensor operation."""
+    """Avalanche a Python integer like :func:`_mix`, so that scalar fields cost no tensor operation."""
     word &= _WORD
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-    return word ^ (word >> 31)
+    for shift, _, multiplier in _ROUNDS:
+        word ^= word >> shift
+        word = word if multiplier is None else (word * multiplier) & _WORD
+    return word
 
 
 def _mixed(key: int | Tensor) -> int | Tensor:
     return _signed(_mix_int(key)) if isinstance(key, int) else _mix(key)
 
 
+def _spread_tensor(field: Tensor) -> Tensor:
+    return (field + 1) * _signed(_GOLDEN)
+
+
 def _spread(field: int | Tensor) -> int | Tensor:
-    return _signed((field + 1) * (_GOLDEN & _WORD)) if isinstance(field, int) else (field + 1) * _GOLDEN
+    return _signed((field + 1) * _GOLDEN) if isinstance(field, int) else _spread_tensor(field)
 
 
 def chain(key: int | Tensor, *fields: int | Tensor) -> int | Tensor:
@@ -79,35 +90,11 @@ def chain(key: int | Tensor, *fields: int | Tensor) -> int | Tensor:
     return key
 
 
-def normal_pair(key: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Two independent standard normals for each key.
-
-    Box and Muller's transform of the two 32-bit halves of the mixed key, ``u = (half + 1/2) 2^-32``, so that
-    ``|z| <= 6.8``. Integer mixing agrees on every device; the logarithm and cosine may differ in the last
-    bits.
-
-    Parameters
-    ----------
-    key
-        int64 keys of any shape.
-    dtype
-        Of the result; float32 and float64 come from the same uniforms.
-
-    Returns
-    -------
-    tuple of Tensor
-        Both of the shape of ``key``.
-    """
-    word = _mix(key)
-    scale = 2.0**-32
-    first = ((word >> 32) & 0xFFFFFFFF).to(dtype).mul_(scale).add_(0.5 * scale)
-    angle = (word & 0xFFFFFFFF).to(dtype).mul_(2 * math.pi * scale).add_(math.pi * scale)
-    radius = first.clamp_(max=1.0).log_().mul_(-2.0).sqrt_()
-    return radius * torch.cos(angle), radius * torch.sin(angle)
-
-
 def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Independent standard normals for each key and channel; two channels share one mixing.
+
+    Box and Muller's transform of the two 32-bit halves of a mixed key, ``u = (half + 1/2) 2^-32``, so that
+    ``|z| <= 6.8``. Integer mixing agrees on every device; logarithm and cosine may differ in the last bits.
 
     Parameters
     ----------
@@ -116,7 +103,7 @@ def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) ->
     n_channels
         How many draws a key gives.
     dtype
-        Of the result.
+        Of the result; float32 and float64 come from the same uniforms.
 
     Returns
     -------
@@ -132,9 +119,29 @@ def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) ->
     True
     """
     n_pairs = (n_channels + 1) // 2
-    pair = torch.arange(n_pairs, device=key.device)
-    cos, sin = normal_pair(_as_tensor(chain(key.unsqueeze(-1), pair)), dtype)
-    return torch.stack((cos, sin), dim=-1).flatten(-2)[..., :n_channels]
+    pair = _spread_tensor(torch.arange(n_pairs, device=key.device))
+    flat = key.reshape(-1)
+    out = torch.empty(len(flat), n_pairs, 2, dtype=dtype, device=key.device)
+    rows = max(1, _BLOCK // n_pairs) if key.device.type == "cpu" else max(1, len(flat))
+    for first in range(0, len(flat), rows):
+        _fill(out[first : first + rows], _mix(flat[first : first + rows]).unsqueeze(-1) ^ pair)
+    return out.view(*key.shape, 2 * n_pairs)[..., :n_channels]
+
+
+def _fill(out: Tensor, word: Tensor) -> None:
+    """Write the normals of unmixed words into ``out``; in place, for this is the hot loop of all noise."""
+    spare = torch.empty_like(word)
+    for shift, mask, multiplier in _ROUNDS:
+        torch.bitwise_right_shift(word, shift, out=spare)
+        word.bitwise_xor_(spare.bitwise_and_(mask))
+        if multiplier is not None:
+            word.mul_(multiplier)
+    torch.bitwise_right_shift(word, 32, out=spare)
+    first = spare.bitwise_and_(_LOW).to(out.dtype).mul_(2.0**-32).add_(2.0**-33)
+    radius = first.clamp_(max=1.0).log_().mul_(-2.0).sqrt_()
+    angle = word.bitwise_and_(_LOW).to(out.dtype).mul_(math.pi * 2.0**-31).add_(math.pi * 2.0**-32)
+    torch.mul(angle.cos(), radius, out=out[..., 0])
+    torch.mul(angle.sin(), radius, out=out[..., 1])
 
 
 def normal(
@@ -167,12 +174,8 @@ def normal(
     >>> torch.equal(normal(0, series)[1], normal(0, torch.tensor(3)))
     True
     """
-    key = chain(seed, *fields)
-    return normal_pair(torch.as_tensor(key, dtype=torch.int64, device=device), dtype)[0]
-
-
-def _as_tensor(key: int | Tensor) -> Tensor:
-    return torch.as_tensor(key, dtype=torch.int64)
+    key = torch.as_tensor(chain(seed, *fields), dtype=torch.int64, device=device)
+    return normals(key, 1, dtype).squeeze(-1)
 
 
 def as_seed(seed: int | None) -> int:

@@ -12,7 +12,7 @@ from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.exponential import ExponentialEuler
 from neurosde.solve.heun import Heun, ReversibleHeun
 from neurosde.solve.solution import Solution, Status
-from neurosde.solve.stepper import AbstractStepper, Step
+from neurosde.solve.stepper import AbstractStepper, Step, Stepped
 from neurosde.solve.torchsde import sdeint
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Solution",
     "Status",
     "Step",
+    "Stepped",
     "sdeint",
     "solve",
 ]

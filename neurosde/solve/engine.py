@@ -141,7 +141,7 @@ def _steps(problem: Problem, first: int, last: int, dtype: torch.dtype) -> list[
 
 
 def _advance(problem: Problem, state: State, step: Step) -> State:
-    y, carry = problem.stepper.step(problem.sde, step, state.y, state.carry)
+    y, carry, _ = problem.stepper.step(problem.sde, step, state.y, state.carry)
     if not problem.running:
         return State(y, state.totals, state.rates, carry)
     rates = _rates(problem, step.t + step.h, y)

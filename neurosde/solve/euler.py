@@ -1,7 +1,7 @@
 """Euler-Maruyama."""
 
 from neurosde.sde import SDE, diffuse
-from neurosde.solve.stepper import AbstractStepper, Carry, Step
+from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
 
@@ -19,7 +19,7 @@ class EulerMaruyama(AbstractStepper):
     strong_order = (0.5, 0.5, 1.0)
     evaluations = (1, 1)
 
-    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`EulerMaruyama`."""
         f, g = sde.drift_and_diffusion(step.t, y)
-        return y + step.h * f + diffuse(sde.noise_type, g, step.noise.W), carry
+        return Stepped(y + step.h * f + diffuse(sde.noise_type, g, step.noise.W))

@@ -4,7 +4,7 @@ import torch
 
 from neurosde.errors import SolveError
 from neurosde.sde import SDE, diffuse
-from neurosde.solve.stepper import AbstractStepper, Carry, Step
+from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
 
@@ -54,7 +54,7 @@ class ExponentialEuler(AbstractStepper):
         weights = (a.expand_as(x), torch.exp(-x), h64 * mean, mean, swing)
         return tuple(weight.to(h.dtype) for weight in weights)
 
-    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`ExponentialEuler`."""
         rates, keep, push, along, across = step.weights
         f, g = sde.drift_and_diffusion(step.t, y)
@@ -64,7 +64,7 @@ class ExponentialEuler(AbstractStepper):
             random = g * (along * W - across * H)
         else:
             random = along * diffuse(noise, g, W) - across * diffuse(noise, g, H)
-        return keep * y + push * (f + rates * y) + random, carry
+        return Stepped(keep * y + push * (f + rates * y) + random)
 
 
 def _mean_exponential(x: Tensor) -> Tensor:

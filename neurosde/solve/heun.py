@@ -1,7 +1,7 @@
 """Heun's method and its algebraically reversible form."""
 
 from neurosde.sde import SDE, diffuse
-from neurosde.solve.stepper import AbstractStepper, Carry, Step
+from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
 
@@ -20,14 +20,16 @@ class Heun(AbstractStepper):
     sde_types = ("stratonovich",)
     strong_order = (0.5, 1.0, 1.0)
     evaluations = (2, 2)
+    embedded = True
 
-    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`Heun`."""
         W, h = step.noise.W, step.h
         f, g = sde.drift_and_diffusion(step.t, y)
         ahead = y + h * f + diffuse(sde.noise_type, g, W)
         f_ahead, g_ahead = sde.drift_and_diffusion(step.t + h, ahead)
-        return y + 0.5 * (h * (f + f_ahead) + diffuse(sde.noise_type, g + g_ahead, W)), carry
+        error = 0.5 * (h * (f_ahead - f) + diffuse(sde.noise_type, g_ahead - g, W))
+        return Stepped(ahead + error, (), error)
 
 
 class ReversibleHeun(AbstractStepper):
@@ -47,16 +49,18 @@ class ReversibleHeun(AbstractStepper):
     sde_types = ("stratonovich",)
     strong_order = (0.5, 1.0, 1.0)
     evaluations = (1, 1)
+    embedded = True
 
     def start(self, sde: SDE, t: Tensor, y: Tensor) -> Carry:
         """Second state and the fields there."""
         return (y, *sde.drift_and_diffusion(t, y))
 
-    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`ReversibleHeun`."""
         z, f, g = carry
         W, h = step.noise.W, step.h
         z = 2 * y - z + h * f + diffuse(sde.noise_type, g, W)
         f_ahead, g_ahead = sde.drift_and_diffusion(step.t + h, z)
+        error = 0.5 * (h * (f_ahead - f) + diffuse(sde.noise_type, g_ahead - g, W))
         y = y + 0.5 * (h * (f + f_ahead) + diffuse(sde.noise_type, g + g_ahead, W))
-        return y, (z, f_ahead, g_ahead)
+        return Stepped(y, (z, f_ahead, g_ahead), error)

@@ -34,6 +34,24 @@ class Step(NamedTuple):
     weights: tuple[Tensor, ...] = ()
 
 
+class Stepped(NamedTuple):
+    """What one step gives back.
+
+    Parameters
+    ----------
+    y
+        State at its end, ``(series, state)``.
+    carry
+        What the next step is handed beside it.
+    error
+        Estimate of the local error, of the shape of y; None from a stepper that has none.
+    """
+
+    y: Tensor
+    carry: Carry = ()
+    error: Tensor | None = None
+
+
 class AbstractStepper(abc.ABC):
     """One step of a numerical method; its capabilities are data, read once at the door.
 
@@ -51,6 +69,8 @@ class AbstractStepper(abc.ABC):
         Order of the error of expectations.
     evaluations
         New evaluations of (drift, diffusion) a step.
+    embedded
+        Whether a step comes with an estimate of its error, so that an adaptive controller can use it.
     """
 
     sde_types: ClassVar[tuple[SDEType, ...]]
@@ -60,6 +80,7 @@ class AbstractStepper(abc.ABC):
     strong_order: ClassVar[tuple[float | None, float | None, float]]
     weak_order: ClassVar[float] = 1.0
     evaluations: ClassVar[tuple[int, int]]
+    embedded: ClassVar[bool] = False
 
     def start(self, sde: SDE, t: Tensor, y: Tensor) -> Carry:
         """State that is handed from step to step beside y; none by default."""
@@ -73,8 +94,8 @@ class AbstractStepper(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """State ``(series, state)`` at the end of the step, and what to hand on."""
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """Take one step from the state ``(series, state)``."""
 
     def why_not(self, sde: SDE) -> str | None:
         """Say why this stepper does not fit an SDE; None if it does."""

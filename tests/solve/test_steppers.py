@@ -81,7 +81,7 @@ def test_the_exponential_integral_and_the_increment_have_their_joint_law(relaxat
     times = torch.zeros(1, 1, 1, dtype=torch.float64), torch.full((1, 1, 1), h, dtype=torch.float64)
     weights = tuple(part[0] for part in ExponentialEuler().weights(sde, *times))
     step = Step(torch.zeros(()), torch.tensor(h), record, weights)
-    integral = ExponentialEuler().step(sde, step, torch.zeros(n, 1, dtype=torch.float64), ())[0].detach()
+    integral = ExponentialEuler().step(sde, step, torch.zeros(n, 1, dtype=torch.float64), ()).y.detach()
     variance, covariance = float(integral.var()), float((integral * record.W).mean())
     expected = -math.expm1(-2 * kappa * h) / (2 * kappa), -math.expm1(-kappa * h) / kappa
     assert expected == pytest.approx((0.27980, 0.36766), abs=1e-5)
