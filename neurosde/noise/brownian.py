@@ -318,7 +318,7 @@ class BrownianPath(AbstractNoise):
     def _descend(self, node: Scaled, before: Scaled, u: Tensor, level: int) -> Scaled:
         """Records of [0, u] for times (time, series or 1), each in a node of its own, down to its leaf.
 
-        """Records of [0, u], times (time, series or 1) each in a node of its own, down to their leaves.
+        A time on the lattice stands at the left end of its nodes from some level on; nothing is added to
         what lies before it; so it needs no case of its own.
         """
         lattice = [_index(u, k) for k in range(level, self.levels + 1)]
