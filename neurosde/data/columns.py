@@ -26,6 +26,11 @@ def first(bad: Array) -> int | tuple[int, ...]:
     return place[0] if len(place) == 1 else place
 
 
+def told(entry: Any) -> str:
+    """Write an entry of an array as people do: 1 and 'a', not np.int64(1) and np.str_('a')."""
+    return repr(entry.item() if isinstance(entry, np.generic) else entry)
+
+
 def column(table: Any, name: str, *, argument: str) -> Any:
     """Column ``name`` of a DataFrame or of a mapping of arrays; a missing or doubled name is an error."""
     listed = list(table)
@@ -49,7 +54,7 @@ def _floats(values: Any, argument: str) -> Array:
     if text.any():
         at = first(text)
         raise DataError(
-            f"{argument}[{at}] = {array[at]!r} is text, expected a number; convert the column first"
+            f"{argument}[{at}] = {told(array[at])} is text, expected a number; convert the column first"
         )
     if array.dtype.kind not in "biufO":
         raise DataError(f"{argument} has dtype {array.dtype}, expected real numbers")
@@ -163,7 +168,7 @@ def codes(values: Any, *, argument: str) -> tuple[Array, Array]:
     if wrong:
         at = next(i for i, v in enumerate(entries) if v is wrong[0])
         raise DataError(
-            f"{argument}[{at}] = {wrong[0]!r}, expected all integers or all strings, none missing"
+            f"{argument}[{at}] = {told(wrong[0])}, expected all integers or all strings, none missing"
         )
     ordered = sorted(dict.fromkeys(entries))  # hashing millions of strings is quicker than sorting them
     place = {label: i for i, label in enumerate(ordered)}

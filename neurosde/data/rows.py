@@ -66,7 +66,7 @@ def check_order(series: Array, time: Array, ids: Array, policy: OnUnsorted) -> N
         if falls.any():
             row = int(order[1:][falls].min())
             raise DataError(
-                f"row {row}: time {time[row]} is before an earlier row of id {ids[series[row]]!r}"
+                f"row {row}: time {time[row]} is before an earlier row of id {columns.told(ids[series[row]])}"
             )
 
 
@@ -127,19 +127,21 @@ def merge(
         return series, time, channel, value
     if policy == "raise":
         i = int(np.argmax(again))
+        where = f"id {columns.told(ids[series[i]])}, time {time[i]}, variable {names[channel[i]]!r}"
         raise DataError(
-            f"{int(again.sum())} rows repeat an (id, time, variable), first id {ids[series[i]]!r}, time"
-            f" {time[i]}, variable {names[channel[i]]!r}; duplicates='mean', 'last' or 'keep' accepts them"
+            f"{int(again.sum())} rows repeat an (id, time, variable), first {where}; accept them with"
+            " duplicates='mean', 'last' or 'keep'"
         )
     start = np.flatnonzero(~again)
     stop = np.append(start[1:], len(time))
     if policy == "last":
         merged = value[stop - 1]
     else:
-        group = np.cumsum(~again) - 1
+        group, size = np.cumsum(~again) - 1, stop - start
         ascending = value[np.lexsort((value, group))]  # one order of summation, whatever order they came in
-        least = ascending[start]
-        merged = least + np.add.reduceat(ascending - least[group], start) / (stop - start)
+        least = ascending[start]  # equal readings have themselves as their mean; halves do not overflow
+        half = np.add.reduceat((ascending / 2 - least[group] / 2) / size[group], start)
+        merged = least + half + half
     return series[start], time[start], channel[start], merged
 
 
@@ -200,9 +202,8 @@ def concatenate(parts: Sequence[Any]) -> Fields:
                     f"{name}: parts[0] has {was!r}, parts[{p}] has {now!r}; see align_channels, origin="
                 )
         if part.ids.dtype.kind != parts[0].ids.dtype.kind:
-            raise DataError(
-                f"ids: parts[0] has {parts[0].ids[0]!r}, parts[{p}] has {part.ids[0]!r}; use one type"
-            )
+            a, b = columns.told(parts[0].ids[0]), columns.told(part.ids[0])
+            raise DataError(f"ids: parts[0] has ids like {a}, parts[{p}] like {b}; use one type")
         if len(np.unique(part.ids)) < len(part.ids):
             raise DataError(f"parts[{p}]: an id occurs twice, so its series cannot be told apart")
     every = np.concatenate([part.ids for part in parts])
@@ -228,6 +229,6 @@ def concatenate(parts: Sequence[Any]) -> Fields:
             differs = (stacked != expected) & ((stacked == stacked) | (expected == expected))
             if differs.any():
                 row = int(np.argmax(differs.reshape(len(every), -1).any(axis=1)))
-                raise DataError(f"{name}: the parts differ for id {every[row]!r}")
+                raise DataError(f"{name}: the parts differ for id {columns.told(every[row])}")
             fields[name] = stacked[first]
     return fields | {name: getattr(parts[0], name) for name in shared}

@@ -277,7 +277,7 @@ class Series:
         found = np.array([place.get(name, -1) for name in wanted.tolist()], dtype=np.int64)
         if (found < 0).any():
             i = columns.first(found < 0)
-            raise DataError(f"ids[{i}] = {wanted[i].item()!r} is not among the {len(self)} series")
+            raise DataError(f"ids[{i}] = {columns.told(wanted[i])} is not among the {len(self)} series")
         return found
 
     def rows_of_series(self) -> Array:

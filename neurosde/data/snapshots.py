@@ -48,7 +48,7 @@ class Snapshots:
     feature_names: Any = None
 
     def __post_init__(self) -> None:
-        if np.ndim(self.X) == 0:
+        if np.asarray(self.X).ndim == 0:  # a sparse matrix is one object to numpy
             raise DataError(
                 f"X is a {type(self.X).__name__}, expected a dense array: X.toarray(), or a PCA of it"
             )
@@ -141,8 +141,8 @@ def time_labels(values: Any) -> Array:
     if bad.any():
         at = columns.first(bad)
         raise DataError(
-            f"time[{at}] = {array[at]!r} does not read as a number; give the days themselves: sorted as text,"
-            " 'd10' comes before 'd2'"
+            f"time[{at}] = {columns.told(array[at])} does not read as a number; give the days themselves: as"
+            " text 'd10' comes before 'd2'"
         )
     return time
 

@@ -91,9 +91,11 @@ def _covariates(df: Any, static: Any, id: str, ids: Array, series: Array) -> tup
     listed = list(static)
     own, place = columns.codes(static[id] if id in listed else static.index, argument=f"static[{id!r}]")
     if len(own) < len(place):
-        raise DataError(f"static has more than one row for id {own[np.argmax(np.bincount(place) > 1)]!r}")
+        twice = own[columns.first(np.bincount(place) > 1)]
+        raise DataError(f"static has more than one row for id {columns.told(twice)}")
     if len(ids) and len(own) and own.dtype.kind != ids.dtype.kind:
-        raise DataError(f"static has ids like {own[0]!r}, the table has ids like {ids[0]!r}; make them alike")
+        a, b = columns.told(own[0]), columns.told(ids[0])
+        raise DataError(f"static has ids like {a}, the table has ids like {b}; make them alike")
     every = np.concatenate([own[place], np.setdiff1d(ids, own)]) if len(ids) else own[place]
     sorter = np.argsort(every)
     names = [name for name in listed if name != id]
@@ -113,9 +115,10 @@ def _constants(df: Any, names: Sequence[str], ids: Array, series: Array) -> Arra
         differs = known[entry[known] != values[series[known], j]]
         if len(differs):
             row = differs[0]
+            who, other = columns.told(ids[series[row]]), values[series[row], j]
             raise DataError(
-                f"static column {name!r} changes within id {ids[series[row]]!r}: {entry[row]} in row {row},"
-                f" {values[series[row], j]} in a later one; read it as a variable instead"
+                f"static column {name!r} changes within id {who}: {entry[row]} in row {row}, {other} later;"
+                " read it as a variable instead"
             )
     return values
 

@@ -83,7 +83,7 @@ class Trajectories:
         wrong = ~np.isin(self.end, ENDS)
         if wrong.any():
             i = columns.first(wrong)
-            raise DataError(f"end[{i}] is {self.end[i].item()!r}, expected one of {', '.join(ENDS)}")
+            raise DataError(f"end[{i}] is {columns.told(self.end[i])}, expected one of {', '.join(ENDS)}")
         shapes = {
             "offsets": (n + 1,),
             "end": (n,),
@@ -123,7 +123,7 @@ class Trajectories:
             if not good.all():
                 row = int(np.argmin(good))
                 i = int(np.searchsorted(self.offsets, row, side="right")) - 1
-                where = f"trajectory {self.ids[i]!r}, step {row - self.offsets[i]}"
+                where = f"trajectory {columns.told(self.ids[i])}, step {row - self.offsets[i]}"
                 raise DataError(f"{name} of {where} is {getattr(self, name)[row]}, expected {expected}")
 
     @classmethod
@@ -208,7 +208,9 @@ class Trajectories:
             changes = words != fields["end"][series[order]]
             if changes.any():
                 name = ids[series[order][columns.first(changes)]]
-                raise DataError(f"column {end!r} changes within id {name!r}, expected one word a trajectory")
+                raise DataError(
+                    f"column {end!r} changes within id {columns.told(name)}, expected one word a trajectory"
+                )
         fields |= {"state_names": tuple(states), "action_names": tuple(actions)}
         return cls(reward_kind=reward_kind, time_unit=time_unit, **fields)
 
