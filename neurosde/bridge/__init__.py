@@ -1,8 +1,10 @@
 """Schrödinger bridges between snapshots: closed forms, couplings of observed cells, and their composition."""
 
 from neurosde.bridge.bridge import Bridge, BridgeSDE, LightBridge, LightInterval, systematic
+from neurosde.bridge.coupling import displace, entropic_coupling, exact_coupling, observed_coupling
 from neurosde.bridge.gaussian import GaussianBridge, Moments
 from neurosde.bridge.light import LightMixture, LightPotential, Plan, Quadratics
+from neurosde.bridge.objective import LightObjective
 from neurosde.bridge.reference import BrownianReference, LinearReference, Reference
 
 __all__ = [
@@ -13,11 +15,16 @@ __all__ = [
     "LightBridge",
     "LightInterval",
     "LightMixture",
+    "LightObjective",
     "LightPotential",
     "LinearReference",
     "Moments",
     "Plan",
     "Quadratics",
     "Reference",
+    "displace",
+    "entropic_coupling",
+    "exact_coupling",
+    "observed_coupling",
     "systematic",
 ]

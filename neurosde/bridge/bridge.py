@@ -45,7 +45,7 @@ class LightInterval:
         return result
 
     def sample(self, x: Tensor, t0: float, t1: float, generator: torch.Generator) -> Tensor:
-        """Exact draws at ``t1`` given cells at ``t0``: an end point from the plan, then the pinned reference."""
+        """Exact draws at ``t1`` given cells at ``t0``: an end point, then the pinned reference."""
         uniform = torch.rand(len(x), generator=generator, dtype=torch.float64).to(x)
         normal, pinned_normal = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64).to(x)
         clock = x.new_tensor(t0)

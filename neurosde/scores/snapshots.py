@@ -258,7 +258,8 @@ def _transport(a: Array, b: Array, cost: Array, *, plan: bool) -> tuple[float, A
     if cost.size > MAX_PAIRS:
         raise DataError(
             f"x and y: exact transport between {len(a)} and {len(b)} cells needs "
-            f"{16 * cost.size / 1e9:.0f} GB; use sliced_wasserstein or energy_distance, or compare subsets of your own choice"
+            f"{16 * cost.size / 1e9:.0f} GB; use sliced_wasserstein or energy_distance, or compare subsets "
+            "of your own choice"
         )
     scale = float(cost.max())
     cost = cost / (scale or 1.0)  # the simplex stops at absolute tolerances
