@@ -62,7 +62,8 @@ def _averaged(score: Tensor, weight: Tensor, channel: ArrayLike | None, average:
         raise DataError(
             f"channel is needed for average={average!r}: an integer array of the shape of {first}"
         )
-    index = torch.as_tensor(channel, device=score.device)
+    index = channel if isinstance(channel, Tensor) else torch.from_numpy(np.array(channel))
+    index = index.to(score.device)
     if index.is_floating_point() or index.dtype == torch.bool:
         raise DataError(f"channel must hold integers, got dtype {index.dtype}")
     if index.shape != score.shape:

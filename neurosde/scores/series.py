@@ -408,7 +408,7 @@ def pit_calibration(
     channel, average, weights
         See the head of this module; the error is not defined for one entry, so ``"none"`` is refused.
     n_levels
-        The levels are ``k / (n_levels + 1)``; 99 gives the percentiles. For mid-ranks among ``m`` samples take
+        The levels are ``k / (n_levels + 1)``; 99: the percentiles. For mid-ranks among ``m`` samples take
         ``m``, which puts the levels between the ranks.
 
     Returns
