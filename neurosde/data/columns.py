@@ -45,7 +45,7 @@ def column(table: Any, name: str, *, argument: str) -> Any:
 
 
 def _floats(values: Any, argument: str) -> Array:
-    """Read as a new float64 array, missing entries as NaN; refuse text, complex numbers and other objects."""
+    """Read as float64, missing entries as NaN; refuse text, complex numbers and other objects."""
     array = np.asarray(values)
     if array.dtype.kind == "O":
         text = np.array([isinstance(v, str | bytes) for v in array.ravel()], dtype=bool).reshape(array.shape)
@@ -59,7 +59,7 @@ def _floats(values: Any, argument: str) -> Array:
     if array.dtype.kind not in "biufO":
         raise DataError(f"{argument} has dtype {array.dtype}, expected real numbers")
     try:
-        return np.array(values, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{argument} holds objects that are not numbers ({error}); convert them first"
@@ -92,55 +92,61 @@ def times(
     """Read times as float64 and the date at which they are zero.
 
     Numbers are taken as they are, in ``unit`` (origin None). Durations become ``unit``. Dates become ``unit``
-    since ``origin``, by default the earliest date; the origin is kept at the coarsest of s, ms, us, ns that
-    holds every date, so that `dates` gives them back exactly (at microseconds up to some 70 years away). NaN
-    and infinite times pass through: the caller knows which of them count, see `finite`.
+    since ``origin``, by default the earliest date (in microseconds, or nanoseconds where a date needs them).
+    NaN and infinite times pass through: the caller knows which of them count, see `finite`.
     """
-    array = np.asarray(values)
-    if array.dtype.kind == "O" and array.size:
-        head = next((v for v in array.ravel() if v is not None), None)
-        if isinstance(
-            head, datetime.date
-        ):  # datetimes and pandas timestamps are dates; zones become UTC here
-            array = np.asarray(values, dtype="datetime64[ns]")
-        elif isinstance(head, datetime.timedelta):
-            array = np.asarray(values, dtype="timedelta64[ns]")
-    if (
-        array.dtype.kind in "iu"
-        and array.size
-        and (array.astype(np.float64).astype(array.dtype) != array).any()
-    ):
-        at = first(array.astype(np.float64).astype(array.dtype) != array)
-        raise DataError(
-            f"{argument}[{at}] = {array[at]} has more digits than float64; pass dates, or subtract an origin"
-        )
+    array = _stamps(values)
     if array.dtype.kind not in "mM":
+        _check_digits(array, argument)
         return _floats(values, argument) + 0.0, None  # + 0.0 turns minus zero into zero
     if unit not in UNITS:
         raise DataError(f"time_unit is {unit!r}, but dates and durations need one of {', '.join(UNITS)}")
     fine = array.astype(f"{array.dtype.kind}8[ns]")
-    lost = ~np.isnat(array) & (fine.astype(array.dtype) != array)
+    known = ~np.isnat(fine)
+    lost = known & (fine.astype(array.dtype) != array)
     if lost.any():
-        raise DataError(
-            f"{argument}[{first(lost)}] = {array[first(lost)]} is beyond the 292 years nanoseconds can count"
-        )
-    ticks, known = fine.astype(np.int64), ~np.isnat(fine)
-    zero = 0
-    if array.dtype.kind == "M" and origin is None:
-        step = next(s for s in ("s", "ms", "us", "ns") if not (ticks[known] % UNITS[s]).any())
-        origin = np.datetime64(
-            int(ticks[known].min(initial=np.iinfo(np.int64).max)) if known.any() else 0, "ns"
-        )
-        origin = origin.astype(f"datetime64[{step}]")
-    if array.dtype.kind == "M":
-        origin = np.datetime64(origin)
-        zero = int(origin.astype("datetime64[ns]").astype(np.int64))
-    return np.where(known, (ticks - zero) / UNITS[unit], np.nan), origin if array.dtype.kind == "M" else None
+        i = first(lost)
+        raise DataError(f"{argument}[{i}] = {array[i]} is beyond the 292 years that nanoseconds can count")
+    ticks = fine.astype(np.int64)
+    if array.dtype.kind == "m":
+        return np.where(known, ticks / UNITS[unit], np.nan), None
+    start = np.datetime64(int(ticks[known].min()) if known.any() else 0, "ns") if origin is None else origin
+    zero = np.datetime64(start).astype("datetime64[ns]")
+    since = ticks - int(zero.astype(np.int64))
+    whole = not (ticks[known] % UNITS["us"]).any() and not int(zero.astype(np.int64)) % UNITS["us"]
+    return np.where(known, since / UNITS[unit], np.nan), zero.astype("datetime64[us]") if whole else zero
+
+
+def _stamps(values: Any) -> Array:
+    """Times as an array in which dates and durations have their own kind, whatever they came as."""
+    array = np.asarray(values)
+    if array.dtype.kind != "O":
+        return array
+    head = next((v for v in array.ravel() if v is not None), None)
+    if isinstance(head, datetime.date):  # so are datetimes and the timestamps of pandas; zones become UTC
+        return np.asarray(values, dtype="datetime64[ns]")
+    return np.asarray(values, dtype="timedelta64[ns]") if isinstance(head, datetime.timedelta) else array
+
+
+def _check_digits(array: Array, argument: str) -> None:
+    """Refuse integers that float64 cannot hold: unix nanoseconds would collapse in silence."""
+    if array.dtype.kind in "iu":
+        with np.errstate(invalid="ignore"):
+            lost = array.astype(np.float64).astype(array.dtype) != array
+        if lost.any():
+            i = first(lost)
+            raise DataError(
+                f"{argument}[{i}] = {array[i]} has more digits than float64; pass dates or subtract an origin"
+            )
 
 
 def dates(time: Array, unit: str, origin: np.datetime64) -> Array:
-    """Turn times in ``unit`` since ``origin`` back into dates, at the resolution of the origin."""
-    step = np.datetime_data(origin.dtype)[0]
+    """Turn times in ``unit`` since ``origin`` back into dates, rounded to the resolution of the origin.
+
+    What `times` made of dates comes back exactly, nanoseconds up to some 26 days from the origin,
+    microseconds up to some 70 years.
+    """
+    step = "ns" if np.datetime_data(origin.dtype)[0] == "ns" else "us"
     ticks = np.rint(time * (UNITS[unit] / UNITS[step])).astype(np.int64)
     return origin + ticks.astype(f"timedelta64[{step}]")
 

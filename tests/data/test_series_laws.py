@@ -169,7 +169,7 @@ def test_drop_of_times_takes_all_channels_and_seeds_differ():
 
 
 def test_drop_is_uniform_over_rows():
-    """Each of 20 rows stays in half of 4,000 series: chi-squared with 19 degrees of freedom, false alarm 1e-5."""
+    """Each of 20 rows stays in half of 4,000 series: chi-squared, 19 degrees of freedom, false alarm 1e-5."""
 
     def statistic(kept):
         # 10 of 20 without replacement: covariance of the counts n/4 * 20/19 * (I - J/20)

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neurosde.data import Series
 from neurosde.errors import DataError, ShapeError
@@ -193,12 +195,35 @@ def test_dates_become_hours_since_the_first_and_come_back():
     back = series.to_long()
     assert sorted(back["time"]) == sorted(stamps)
     assert Series.from_long(back).equals(series)
+    assert Series.from_long(table(time=stamps), origin="2024-02-29").time.min() == 18.0
+    coarse = Series.from_long(
+        table(time=stamps), origin="2024-02"
+    )  # a month is no unit of time, its start is
+    assert sorted(coarse.to_long()["time"]) == sorted(stamps)
     other = Series.from_long(table(time=stamps + pd.Timedelta("1D")), origin=series.origin)
     np.testing.assert_allclose(other.time - series.time, 24.0, rtol=1e-15)
     days = Series.from_long(table(time=stamps), time_unit="D")
     np.testing.assert_allclose(days.time * 24, series.time, rtol=1e-15)
     with pytest.raises(DataError, match="time_unit is 'year'"):
         Series.from_long(table(time=stamps), time_unit="year")
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.datetimes(datetime.datetime(1990, 1, 1), datetime.datetime(2040, 1, 1)), min_size=3, max_size=3
+    ),
+    st.sampled_from(["us", "ms", "s", "m", "h", "D"]),
+)
+def test_dates_come_back_exactly_to_the_microsecond(stamps, unit):
+    series = Series.from_long(table(time=pd.to_datetime(stamps), id=[0, 1, 2]), time_unit=unit)
+    assert series.to_long()["time"].tolist() == stamps
+    assert Series.from_long(series.to_long(), time_unit=unit).equals(series)
+
+
+def test_nanoseconds_come_back_within_days():
+    stamps = pd.to_datetime([0, 1, 7 * 86400 * 10**9 + 1])
+    assert Series.from_long(table(time=stamps, id=[0, 1, 2])).to_long()["time"].tolist() == list(stamps)
 
 
 def test_dates_with_a_zone_are_read_as_universal_time():
