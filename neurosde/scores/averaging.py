@@ -21,33 +21,46 @@ def score(
     weights: ArrayLike | None,
     *,
     first: str = "y",
-    min_samples: int = 0,
+    layout: str = "*entry",
+    min_samples: int = 1,
 ) -> Any:
-    """Apply ``formula`` to the entries and average: the one road of every score."""
+    """Apply ``formula`` to the entries and average: the one road of every score.
+
+    ``layout`` names the axes of the forecast: those of the entries alone, a sample axis before them, a
+    component axis behind them.
+    """
     if average not in ("micro", "macro", "channel", "none"):
         raise DataError(f"average must be 'micro', 'macro', 'channel' or 'none', got {average!r}")
     as_tensor = any(isinstance(a, Tensor) for a in (y, *forecast.values()))
-    given = {first: y, **forecast}
-    tensors = {name: a if isinstance(a, Tensor) else _tensor(name, a) for name, a in given.items()}
-    shape = tensors[first].shape
-    for name, a in tensors.items():
-        expected = (a.shape[0] if a.ndim else 0, *shape) if min_samples and name != first else tuple(shape)
-        if tuple(a.shape) != expected:
-            lead = "(sample, *shape of y)" if min_samples else f"the shape of {first}"
-            raise ShapeError(f"{name} must have {lead}, {expected}, got {tuple(a.shape)}")
-        if min_samples and name != first and a.shape[0] < min_samples:
-            raise ShapeError(f"{name} needs at least {min_samples} samples on axis 0, got {a.shape[0]}")
-    weight = _weights(weights, tensors[first])
+    entries = y if isinstance(y, Tensor) else _tensor(first, y)
+    tensors = {name: a if isinstance(a, Tensor) else _tensor(name, a) for name, a in forecast.items()}
+    _check_layout(entries, tensors, layout, first, min_samples)
+    weight = _weights(weights, entries)
     if weights is not None:  # masked entries may hold NaN, which would poison sums and gradients
-        safe = {name: torch.where(weight > 0, a, torch.ones_like(a)) for name, a in tensors.items()}
-    else:
-        safe = tensors
+        entries = torch.where(weight > 0, entries, torch.ones_like(entries))
+        kept = (weight > 0).unsqueeze(-1) if layout.endswith("component") else weight > 0
+        tensors = {name: torch.where(kept, a, torch.ones_like(a)) for name, a in tensors.items()}
     if not as_tensor:
-        _check_values(safe)
-    result = _averaged(formula(*safe.values()), weight, channel, average, first)
+        _check_values({first: entries, **tensors})
+    result = _averaged(formula(entries, *tensors.values()), weight, channel, average, first)
     if as_tensor:
         return result
     return result.numpy() if average in ("channel", "none") else float(result)
+
+
+def _check_layout(y: Tensor, forecast: dict[str, Tensor], layout: str, first: str, min_samples: int) -> None:
+    axes = layout.split()
+    start = axes.index("*entry")
+    for name, a in forecast.items():
+        stop = a.ndim - (len(axes) - 1 - start)
+        if tuple(a.shape[start:stop]) != tuple(y.shape):
+            said = f"the axes ({layout}) with" if len(axes) > 1 else "the shape of"
+            raise ShapeError(f"{name} must have {said} {first}, {tuple(y.shape)}, got {tuple(a.shape)}")
+        if start and a.shape[0] < min_samples:
+            raise ShapeError(f"{name} needs at least {min_samples} samples on axis 0, got {a.shape[0]}")
+    shapes = {name: tuple(a.shape) for name, a in forecast.items()}
+    if len(set(shapes.values())) > 1:
+        raise ShapeError(f"expected one shape for all parts of the forecast, got {shapes}")
 
 
 def _averaged(score: Tensor, weight: Tensor, channel: ArrayLike | None, average: str, first: str) -> Tensor:

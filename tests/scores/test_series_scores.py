@@ -75,6 +75,31 @@ def test_fair_crps_is_unbiased_for_two_samples_and_the_plain_form_is_not(rng):
     assert abs(plain.mean() - truth) > limit * plain.std()  # the broken twin is rejected
 
 
+def test_mixture_crps_equals_scoringrules_and_contains_the_other_two(rng):
+    shape = (30, 3)
+    y, mean, sd = rng.normal(size=30), rng.normal(size=shape), rng.uniform(0.2, 2.0, size=shape)
+    weight = rng.dirichlet(np.ones(3), size=30)
+    ours = scores.crps_mixture(y, mean[None], sd[None], weight[None], average="none")
+    np.testing.assert_allclose(ours, scoringrules.crps_mixnorm(y, mean, sd, weight), rtol=1e-9)
+    one = scores.crps_mixture(y, mean[None, :, :1], sd[None, :, :1], np.ones((1, 30, 1)), average="none")
+    np.testing.assert_allclose(one, scores.crps_gaussian(y, mean[:, 0], sd[:, 0], average="none"))
+    members = rng.normal(size=(7, 30, 1))
+    narrow = scores.crps_mixture(y, members, np.full((7, 30, 1), 1e-9), np.ones((7, 30, 1)), average="none")
+    np.testing.assert_allclose(narrow, scores.crps_ensemble(y, members[..., 0], average="none"), atol=1e-8)
+
+
+def test_mixture_crps_is_fair_for_two_members(rng):
+    n = 200_000
+    y, members, weight = rng.normal(size=n), 0.8 * rng.normal(size=(2, n, 1)), np.ones((2, n, 1))
+    fair = scores.crps_mixture(y, members, np.full((2, n, 1), 0.6), weight, average="none")
+    pooled = members.transpose(2, 1, 0), np.full((1, n, 2), 0.6), np.full((1, n, 2), 0.5)
+    plain = scores.crps_mixture(y, *pooled, average="none")  # the broken twin: the two members as one mixture
+    truth = 1.0 / math.sqrt(math.pi)  # the law is N(0, 1)
+    limit = stats.norm.isf(1e-5 / 2) / math.sqrt(n)
+    assert abs(fair.mean() - truth) < limit * fair.std()
+    assert abs(plain.mean() - truth) > limit * plain.std()
+
+
 def test_pinball_integrates_to_half_the_crps(rng):
     y = rng.normal(size=20)
     levels = (np.arange(2000) + 0.5) / 2000
@@ -141,6 +166,8 @@ def test_tensors_stay_tensors_and_carry_gradients():
         (lambda: scores.mse(["a"], [0.0]), DataError, "real numbers"),
         (lambda: scores.crps_ensemble([0.0], [[0.0]]), ShapeError, "at least 2 samples"),
         (lambda: scores.crps_ensemble([0.0, 1.0], [[0.0], [1.0]]), ShapeError, "sample"),
+        (lambda: scores.crps_mixture([0.0], [[0.0]], [[1.0]], [[1.0]]), ShapeError, "component"),
+        (lambda: scores.crps_mixture([0.0], [[[0.0]]], [[[1.0, 1.0]]], [[[1.0]]]), ShapeError, "one shape"),
         (lambda: scores.crps_gaussian([0.0], [0.0], [0.0]), DataError, "sd must be positive"),
         (lambda: scores.coverage([0.0], [1.0], [0.0]), DataError, "not below lower"),
         (lambda: scores.pinball([0.0], [0.0], 1.0), DataError, "alpha must lie strictly between"),
