@@ -4,6 +4,7 @@ Model files and training checkpoints are both of this form: arrays, one strict J
 over every byte of the file. Nothing here unpickles, evaluates or imports what a file says.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,7 +32,7 @@ _DTYPES = {
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 _BLANK = b"0" * 64
-_DIGEST = re.compile(rb'"digest":"([0-9a-f]{64})"')
+_DIGEST = re.compile(rb'"neurosde":"([0-9a-f]{64}) ')
 _FOREIGN = {
     b"\x80": "a pickle",
     b"PK": "a zip archive (as torch.save and numpy.savez write)",
@@ -69,7 +70,7 @@ def write_file(path: str | os.PathLike[str], tensors: dict[str, Array], document
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the document of {os.fspath(path)!r} is not strict JSON: {error}") from error
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = safetensors_numpy.save(ordered, {"document": text, "digest": _BLANK.decode()})
+    data = safetensors_numpy.save(ordered, {"neurosde": f"{_BLANK.decode()} {text}"})
     start, stop = _digest_span(data)
     digest = hashlib.sha256(data).hexdigest().encode()
     _replace(Path(path), data[:start] + digest + data[stop:])
@@ -144,18 +145,22 @@ def read_document(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -
     header = _json(raw, f"the header of '{path}'")
     metadata = header.pop("__metadata__", None)
     _check_layout(header, size - 8 - declared, max_bytes, path)
-    if not isinstance(metadata, dict) or set(metadata) != {"document", "digest"}:
+    if (
+        not isinstance(metadata, dict)
+        or list(metadata) != ["neurosde"]
+        or not isinstance(metadata["neurosde"], str)
+    ):
         raise CheckpointError(
-            f"'{path}' is not a neurosde file: its metadata are not a document and a digest"
+            f"'{path}' is not a neurosde file: its metadata are not a digest and a document"
         )
-    return _json(metadata["document"], f"the document of '{path}'")
+    return _json(metadata["neurosde"][len(_BLANK) + 1 :], f"the document of '{path}'")
 
 
 def fingerprint(*values: Any) -> str:
     """Digest of data and settings: equal for equal contents, in any process.
 
     Arrays and tensors count by dtype, shape and bytes; containers by their elements; modules by their
-    weights; other objects by their class and state.
+    weights; other objects by their class and state (dataclasses: their fields).
 
     Examples
     --------
@@ -205,6 +210,8 @@ def _feed(digest: Any, value: Any) -> None:
         | np.dtype,
     ):
         digest.update(f"{name}:{value!r};".encode())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _feed(digest, (name, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}))
     elif isinstance(value, type | types.FunctionType | types.BuiltinFunctionType):
         digest.update(f"{value.__module__}.{value.__qualname__}".encode())
     else:

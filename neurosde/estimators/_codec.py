@@ -20,7 +20,7 @@ __all__ = ["decode", "encode"]
 _RECORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LinearSDE": ("neurosde.linear", ("A", "b", "L")),
     "TimeMap": ("neurosde.data", ("origin", "scale")),
-    "ChannelScaler": ("neurosde.data", ("location", "scale")),
+    "ChannelScaler": ("neurosde.data", ("location", "scale", "lower", "upper")),
 }
 
 
@@ -32,6 +32,8 @@ def encode(value: Any, where: str, tensors: dict[str, Array]) -> Any:
     CheckpointError
         If a value has no place in the format; the message says where it stands.
     """
+    while where in tensors:
+        where += "'"
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"$scalar": [value.dtype.name, encode(value.item(), where, tensors)]}
     if isinstance(value, float) and not math.isfinite(value):
