@@ -263,24 +263,32 @@ class BrownianPath(AbstractNoise):
             )
         return u
 
-    def _normals(self, level: int, index: Tensor) -> Tensor:
+    def node_normals(self, level: int | Tensor, index: Tensor) -> Tensor:
         """Normals of nodes: index (node, 1) or (node, series) gives (node, series, noise, integral)."""
         key = chain(chain(chain(self.seed, self.series), level), index)
         n_parts = RICHNESS[self.levy]
         z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype)
         return z.to(torch.float64).unflatten(-1, (self.shape[1], n_parts))
 
-    def _root(self) -> Scaled:
-        """Record of the whole span, taken as one unit of time."""
-        z = self._normals(_ROOT, torch.zeros(1, 1, dtype=torch.int64, device=self.series.device))
+    def root(self) -> Scaled:
+        """Record of the whole span, taken as one unit of time, ``(1, series, noise)``."""
+        z = self.node_normals(_ROOT, torch.zeros(1, 1, dtype=torch.int64, device=self.series.device))
         H = z[..., 1] / 12**0.5 if z.shape[-1] > 1 else None
         K = z[..., 2] / 720**0.5 if z.shape[-1] > 2 else None
         return Scaled(z[..., 0], H, K)
 
+    def cut_leaf(self, leaf: Scaled, index: Tensor, p: Tensor) -> tuple[Scaled, Scaled]:
+        """Cut leaves ``(series, noise)`` at fractions p ``(series, 1)``; both parts in units of the span."""
+        h = 2.0**-self.levels
+        unit = _rescale(leaf, 1 / h)
+        part = interpolate(unit, p, self.node_normals(_LEAF, index.unsqueeze(0))[0])
+        rest = difference(part, p, unit, torch.ones_like(p))
+        return _rescale(part, h), _rescale(rest, h)
+
     def _shared(self, fractions: list[float]) -> Scaled:
         """Records of [0, u] for times that all series share: a node is split once for all of them."""
         device = self.series.device
-        root, u = self._root(), np.asarray(fractions)
+        root, u = self.root(), np.asarray(fractions)
         out = each(lambda x: torch.zeros(len(u), *self.shape, dtype=torch.float64, device=device), root)
         _assign(out, np.flatnonzero(u == 1.0), root, np.zeros(int((u == 1.0).sum()), dtype=np.int64))
         active = np.flatnonzero((u > 0) & (u < 1))
@@ -289,7 +297,9 @@ class BrownianPath(AbstractNoise):
         deepest = _lattice_level(u[active], self.levels)
         while len(active) and level < self.levels and (len(active) > len(index) or deepest <= level + 2):
             h = 2.0**-level
-            left, right = split(node, h, self._normals(level, torch.as_tensor(index, device=device)[:, None]))
+            left, right = split(
+                node, h, self.node_normals(level, torch.as_tensor(index, device=device)[:, None])
+            )
             start = torch.as_tensor(index * h, dtype=torch.float64, device=device)[:, None, None]
             middle = join(before, start, left, h / 2)
             scaled = u[active] * 2.0 ** (level + 1)
@@ -312,7 +322,7 @@ class BrownianPath(AbstractNoise):
 
     def _separate(self, u: Tensor) -> Scaled:
         """Records of [0, u] for times (time, series) that differ between series."""
-        root = each(lambda x: x.expand(*u.shape, self.shape[1]), self._root())
+        root = each(lambda x: x.expand(*u.shape, self.shape[1]), self.root())
         return self._descend(root, each(torch.zeros_like, root), u, 0)
 
     def _descend(self, node: Scaled, before: Scaled, u: Tensor, level: int) -> Scaled:
@@ -337,7 +347,7 @@ class BrownianPath(AbstractNoise):
             w, r = W[first : first + rows], reached[first : first + rows]
             for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
                 bit = (below[first : first + rows] & 1).to(w.dtype).unsqueeze(-1)
-                tilt = self._normals(k, above[first : first + rows])[..., 0].mul_(0.5 * 2.0 ** (-0.5 * k))
+                tilt = self.node_normals(k, above[first : first + rows])[..., 0].mul_(0.5 * 2.0 ** (-0.5 * k))
                 w.mul_(0.5)
                 r.addcmul_(bit, w + tilt)
                 w.addcmul_(1 - 2 * bit, tilt)
@@ -348,8 +358,8 @@ class BrownianPath(AbstractNoise):
     ) -> tuple[Scaled, Scaled]:
         for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
             h = 2.0**-k
-            left, right = split(node, h, self._normals(k, above))
-            middle = join(before, (above * h).unsqueeze(-1), left, h / 2)
+            left, right = split(node, h, self.node_normals(k, above))
+            middle = join(before, above.to(torch.float64).unsqueeze(-1) * h, left, h / 2)
             is_right = (below & 1).bool().unsqueeze(-1)
             node, before = _choose(is_right, right, left), _choose(is_right, middle, before)
         return node, before
@@ -358,8 +368,8 @@ class BrownianPath(AbstractNoise):
         """Record from the origin to fraction p of a leaf."""
         h = 2.0**-self.levels
         unit = _rescale(node, 1 / h)
-        part = _rescale(interpolate(unit, p, self._normals(_LEAF, index)), h)
-        return join(before, index.unsqueeze(-1) * h, part, p * h)
+        part = _rescale(interpolate(unit, p, self.node_normals(_LEAF, index)), h)
+        return join(before, index.to(torch.float64).unsqueeze(-1) * h, part, p * h)
 
 
 def _rescale(record: Scaled, c: float) -> Scaled:

@@ -8,11 +8,10 @@ K`` are carried, for they add up without divisions.
 
 from typing import NamedTuple
 
-import torch
-
 from neurosde.typing import Callable, Literal, Tensor
 
 Levy = Literal["none", "space-time", "space-time-time"]
+_TINY = 1e-300
 RICHNESS: dict[str, int] = {"none": 1, "space-time": 2, "space-time-time": 3}
 
 
@@ -84,7 +83,7 @@ def difference(to_s: Scaled, s: Tensor, to_u: Scaled, u: Tensor) -> Scaled:
     return Scaled(W, H, K)
 
 
-def split(parent: Scaled, h: float, z: Tensor) -> tuple[Scaled, Scaled]:
+def split(parent: Scaled, h: float | Tensor, z: Tensor) -> tuple[Scaled, Scaled]:
     """Halve an interval of length h; ``z`` holds as many standard normals (last axis) as there are integrals.
 
     The conditional law of both halves given the whole (Foster 2020, theorem 6.1.6); joined again they give
@@ -135,18 +134,22 @@ def interpolate(parent: Scaled, p: Tensor, z: Tensor) -> Scaled:
 
 
 def _interpolate_triple(W: Tensor, H: Tensor, K: Tensor, p: Tensor, q: Tensor, z: Tensor) -> Scaled:
-    """Triple case of :func:`interpolate`; the covariance is nearly singular near p = 1, hence eigh."""
+    """Triple case of :func:`interpolate`; a Cholesky factor, for it is continuous in p."""
     ww = p * q * ((p - q) ** 4 + 4 * (p * q) ** 2)
     wh = -(p**3) * q * (p * p - 3 * p * q + 6 * q * q) / 2
     wk = p**4 * q * (p - q) / 12
     hh = p / 12 * (1 - p**3 * (p * p + 2 * p * q + 16 * q * q))
     hk = -q / 24 * p**5
     kk = p / 720 * (1 - p**5)
-    rows = torch.stack((ww, wh, wk, wh, hh, hk, wk, hk, kk), dim=-1)
-    values, vectors = torch.linalg.eigh(rows.unflatten(-1, (3, 3)))
-    factor = vectors * values.clamp(min=0.0).sqrt().unsqueeze(-2)
-    noise = (factor @ z.unsqueeze(-1)).squeeze(-1)
+    l11 = ww.clamp(min=_TINY).sqrt()
+    l21, l31 = wh / l11, wk / l11
+    l22 = (hh - l21 * l21).clamp(min=_TINY).sqrt()
+    l32 = (hk - l31 * l21) / l22
+    l33 = (kk - l31 * l31 - l32 * l32).clamp(min=0.0).sqrt()
+    noise_W = l11 * z[..., 0]
+    noise_H = l21 * z[..., 0] + l22 * z[..., 1]
+    noise_K = l31 * z[..., 0] + l32 * z[..., 1] + l33 * z[..., 2]
     mean_W = p * W + 6 * p * q * H + 120 * p * q * (0.5 - p) * K
     mean_H = p * p * (H + 30 * q * K)
     mean_K = p**3 * K
-    return Scaled(mean_W + noise[..., 0], p * (mean_H + noise[..., 1]), p * p * (mean_K + noise[..., 2]))
+    return Scaled(mean_W + noise_W, p * (mean_H + noise_H), p * p * (mean_K + noise_K))
