@@ -9,7 +9,7 @@ from sklearn.base import clone
 from neurosde.estimators import Estimator
 from neurosde.typing import Any, Array, Callable, Sequence
 
-__all__ = ["Case", "Check", "run_checks", "same"]
+__all__ = ["Case", "Check", "finite", "fitted", "numbered", "refused", "require", "run_checks", "same"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,22 +118,29 @@ def run_checks(
     return left_out
 
 
+def require(holds: bool, message: str) -> None:
+    """Assert that does not go away under ``python -O``."""
+    if not holds:
+        raise AssertionError(message)
+
+
 def same(answers: Sequence[Array], others: Sequence[Array], *, rtol: float = 0.0) -> None:
-    """Assert equal answers: bit for bit, or up to `rtol` of the largest entry."""
-    assert len(answers) == len(others), f"{len(answers)} answers against {len(others)}"
+    """Require equal answers: bit for bit, or up to `rtol` of the largest entry."""
+    require(len(answers) == len(others), f"{len(answers)} answers against {len(others)}")
     for i, (a, b) in enumerate(zip(answers, others, strict=True)):
         a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-        assert a.shape == b.shape, f"answer {i} has shape {a.shape} against {b.shape}"
-        if a.size:
-            size = max(np.abs(a).max(), np.abs(b).max())
-            off = np.abs(a - b).max()
-            assert off <= rtol * size, f"answer {i} differs by {off:.3g}, of entries up to {size:.3g}"
+        require(a.shape == b.shape, f"answer {i} has shape {a.shape} against {b.shape}")
+        size = np.abs([*np.ravel(a), *np.ravel(b)]).max(initial=0.0)
+        off = np.abs(a - b).max(initial=0.0)
+        require(bool(off <= rtol * size), f"answer {i} differs by {off:.3g}, of entries up to {size:.3g}")
 
 
 def finite(answers: Sequence[Array]) -> None:
-    """Assert that no answer has a NaN or infinity."""
+    """Require that no answer has a NaN or infinity."""
     for i, answer in enumerate(answers):
-        assert np.isfinite(np.asarray(answer, dtype=float)).all(), f"answer {i} is not finite: {answer!r}"
+        require(
+            bool(np.isfinite(np.asarray(answer, dtype=float)).all()), f"answer {i} is not finite: {answer!r}"
+        )
 
 
 def refused(
@@ -142,14 +149,14 @@ def refused(
     error: type[BaseException] | tuple[type[BaseException], ...] = ValueError,
     naming: str = "",
 ) -> None:
-    """Assert that a call raises `error` with a message that holds `naming`."""
+    """Require that a call raises `error` with a message that holds `naming`."""
     try:
         call()
     except error as raised:
         message = str(raised)
     else:
-        raise AssertionError(f"{error} was not raised, naming {naming!r}")
-    assert naming in message, f"the message does not name {naming!r}: {message}"
+        raise AssertionError(f"nothing was refused, where {error} naming {naming!r} was expected")
+    require(naming in message, f"the message does not name {naming!r}: {message}")
 
 
 def fitted(estimator: Estimator) -> list[str]:

@@ -21,7 +21,7 @@ import neurosde
 from neurosde import estimators
 from neurosde.errors import CheckpointError, NotConvergedError
 from neurosde.files import fingerprint
-from neurosde.testing.case import Case, Check, finite, fitted, numbered, refused, same
+from neurosde.testing.case import Case, Check, finite, fitted, numbered, refused, require, same
 from neurosde.training.weights import Weights
 from neurosde.typing import Any
 
@@ -39,10 +39,10 @@ def estimator_checks() -> list[Check]:
 def _arguments(case: Case) -> None:
     """The constructor stores its arguments verbatim, and clone copies them."""
     for name, value in case.estimator.get_params(deep=False).items():
-        assert vars(case.estimator)[name] is value, f"{name} was changed by the constructor"
-    assert not fitted(case.estimator), f"{fitted(case.estimator)} exist before fit"
+        require(vars(case.estimator)[name] is value, f"the constructor changed {name}")
+    require(not fitted(case.estimator), f"{fitted(case.estimator)} exist before fit")
     copied = case.make().get_params(deep=False)
-    assert fingerprint(copied) == fingerprint(case.estimator.get_params(deep=False))
+    require(fingerprint(copied) == fingerprint(case.estimator.get_params(deep=False)), "clone differs")
     repr(case.estimator)
 
 
@@ -59,15 +59,15 @@ def _fit(case: Case) -> None:
     """Fit returns the estimator, leaves its parameters alone and sets what the base promises."""
     estimator = case.make()
     before = fingerprint(estimator.get_params(deep=False))
-    assert estimator.fit(*case.data(0)) is estimator
-    assert fingerprint(estimator.get_params(deep=False)) == before, "fit changed a parameter"
-    assert isinstance(estimator.module_, torch.nn.Module)
-    assert not estimator.module_.training
-    assert all(p.isfinite().all() for p in estimator.module_.parameters())
-    assert json.loads(json.dumps(estimator.history_, allow_nan=False)) == estimator.history_
-    assert type(estimator.n_iter_) is int
-    assert estimator.n_iter_ >= 0
-    assert estimator.partial_ is False
+    require(estimator.fit(*case.data(0)) is estimator, "fit does not return the estimator")
+    require(fingerprint(estimator.get_params(deep=False)) == before, "fit changed a parameter")
+    require(isinstance(estimator.module_, torch.nn.Module), "module_ is no module")
+    require(not estimator.module_.training, "module_ is in training mode")
+    require(all(p.isfinite().all() for p in estimator.module_.parameters()), "a weight is not finite")
+    copied = json.loads(json.dumps(estimator.history_, allow_nan=False))
+    require(copied == estimator.history_, "history_ is not JSON")
+    require(type(estimator.n_iter_) is int and estimator.n_iter_ >= 0, "n_iter_ is no count")
+    require(estimator.partial_ is False, "partial_ is not False")
     finite(case.ask(estimator))
 
 
@@ -101,9 +101,9 @@ def _globals(case: Case) -> None:
             estimator = case.fit()
             case.ask(estimator)
             case.ask(pickle.loads(pickle.dumps(estimator)))
-            assert torch.is_grad_enabled() is grad
+            require(torch.is_grad_enabled() is grad, "the gradient mode changed")
     changed = [name for name, value in _global_state().items() if value != before[name]]
-    assert not changed, f"{changed} changed"
+    require(not changed, f"{changed} changed")
 
 
 @numbered(_CHECKS, 7)
@@ -112,10 +112,10 @@ def _answers_change_nothing(case: Case) -> None:
     estimator, data = case.fit(), case.data(1)
     before = fingerprint(estimator.__getstate__()), fingerprint(data)
     case.answer(estimator, data[0])
-    assert (fingerprint(estimator.__getstate__()), fingerprint(data)) == before
-    before = fingerprint(data)
+    require(fingerprint(estimator.__getstate__()) == before[0], "answering changed the estimator")
+    require(fingerprint(data) == before[1], "answering changed the data")
     case.make().fit(*data)
-    assert fingerprint(data) == before, "fit changed its data"
+    require(fingerprint(data) == before[1], "fit changed its data")
 
 
 @numbered(_CHECKS, 8)
@@ -126,7 +126,7 @@ def _pickle(case: Case) -> None:
     same(case.ask(pickle.loads(pickle.dumps(estimator))), answers)
     same(case.ask(copy.deepcopy(estimator)), answers)
     state = {name: value for name, value in estimator.__getstate__().items() if name.endswith("_")}
-    assert b"torch" not in pickle.dumps(state), "the fitted state pickles a torch object"
+    require(b"torch" not in pickle.dumps(state), "the fitted state pickles a torch object")
 
 
 @numbered(_CHECKS, 9)
@@ -136,16 +136,17 @@ def _files(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         estimator.save(path)
-        assert list(Path(folder).iterdir()) == [path]
+        require(list(Path(folder).iterdir()) == [path], "save left more than its file")
         loaded = type(estimator).load(path)
         if type(estimator).__name__ in estimators.CLASSES:
-            assert type(neurosde.load(path)) is type(estimator)
+            require(type(neurosde.load(path)) is type(estimator), "neurosde.load gives another class")
         info = estimators.read_model_info(path)
         loaded.save(Path(folder) / "again")
-        assert (Path(folder) / "again").read_bytes() == path.read_bytes(), "a second save differs"
-    assert info["class"] == type(estimator).__name__
-    assert fingerprint(loaded.get_params(deep=False)) == fingerprint(estimator.get_params(deep=False))
-    assert sorted(fitted(loaded)) == sorted(fitted(estimator))
+        require((Path(folder) / "again").read_bytes() == path.read_bytes(), "a second save differs")
+    require(info["class"] == type(estimator).__name__, "the file names another class")
+    params = (fingerprint(e.get_params(deep=False)) for e in (loaded, estimator))
+    require(len(set(params)) == 1, "the loaded parameters differ")
+    require(sorted(fitted(loaded)) == sorted(fitted(estimator)), "loaded attributes differ")
     same(case.ask(loaded), case.ask(estimator))
 
 
@@ -156,7 +157,7 @@ def _refit(case: Case) -> None:
     estimator.set_params(**case.estimator.get_params(deep=False)).fit(*case.data(0))
     fresh = case.fit(seed=0)
     same(case.ask(estimator), case.ask(fresh))
-    assert sorted(fitted(estimator)) == sorted(fitted(fresh))
+    require(sorted(fitted(estimator)) == sorted(fitted(fresh)), "attributes of the earlier fit are left")
 
 
 @numbered(_CHECKS, 11)
@@ -166,8 +167,8 @@ def _failing_fit(case: Case) -> None:
     before, state = case.ask(old), fingerprint(old.__getstate__())
     for estimator in (new, old):
         _fit_broken(case, estimator, ZeroDivisionError, seed=3)
-    assert not fitted(new), f"{fitted(new)} were left behind"
-    assert fingerprint(old.__getstate__()) == state
+    require(not fitted(new), f"{fitted(new)} were left behind")
+    require(fingerprint(old.__getstate__()) == state, "the failing fit changed a fitted estimator")
     same(case.ask(old), before)
 
 
@@ -176,10 +177,10 @@ def _interrupted_fit(case: Case) -> None:
     """Ctrl-C goes on, and the estimator answers with the weights reached, marked as partial."""
     estimator = case.make()
     _fit_broken(case, estimator, KeyboardInterrupt)
-    assert estimator.partial_ is True
+    require(estimator.partial_ is True, "partial_ is not True")
     finite(case.ask(estimator))
     same(case.ask(pickle.loads(pickle.dumps(estimator))), case.ask(estimator))
-    assert estimator.fit(*case.data(0)).partial_ is False
+    require(estimator.fit(*case.data(0)).partial_ is False, "partial_ stays after a whole fit")
     same(case.ask(estimator), case.ask(case.fit()))
 
 
@@ -198,7 +199,7 @@ def _not_finite(case: Case) -> None:
         try:
             estimator.fit(*case.data(0))
         except NotConvergedError:
-            assert estimator.partial_ is True
+            require(estimator.partial_ is True, "partial_ is not True")
         if len(calls) < 2:
             raise unittest.SkipTest("a fit makes fewer than 2 gradient updates")
     finite(case.ask(estimator))
@@ -240,7 +241,7 @@ def _no_iterations(case: Case) -> None:
     except ValueError:
         refused(lambda: estimator.fit(*case.data(0)), naming="max_iter")
         return
-    assert estimator.n_iter_ == 0
+    require(estimator.n_iter_ == 0, "n_iter_ is not 0")
     finite(case.ask(estimator))
 
 
@@ -260,8 +261,8 @@ def _warm_start(case: Case) -> None:
     estimator = case.fit(warm_start=True)
     n_iter, history = estimator.n_iter_, list(estimator.history_)
     estimator.fit(*case.data(0))
-    assert estimator.n_iter_ > n_iter
-    assert estimator.history_[: len(history)] == history
+    require(estimator.n_iter_ > n_iter, "the second fit did not go on")
+    require(estimator.history_[: len(history)] == history, "the history was rewritten")
 
 
 @numbered(_CHECKS, 19)
@@ -272,8 +273,8 @@ def _verbose(case: Case) -> None:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             case.fit(verbose=verbose)
-        assert not out.getvalue()
-        assert ("loss=" in err.getvalue()) == bool(verbose), f"verbose={verbose} showed {err.getvalue()!r}"
+        require(not out.getvalue(), f"verbose={verbose} printed {out.getvalue()!r}")
+        require(("loss=" in err.getvalue()) == bool(verbose), f"verbose={verbose} showed {err.getvalue()!r}")
 
 
 @numbered(_CHECKS, 20)
@@ -281,7 +282,7 @@ def _early_stopping(case: Case) -> None:
     """Early stopping holds samples back and writes their score into the history."""
     case.need("early_stopping")
     estimator = case.fit(early_stopping=True)
-    assert all("score" in row for row in estimator.history_)
+    require(all("score" in row for row in estimator.history_), "the history has no held-back score")
     finite(case.ask(estimator))
 
 
@@ -311,7 +312,7 @@ def _refuses(case: Case, name: str, value: Any) -> None:
     """Assert that fit refuses a parameter's value by name, and leaves the estimator unfitted."""
     estimator = case.make(**{name: value})
     refused(lambda: estimator.fit(*case.data(0)), naming=name)
-    assert not fitted(estimator), f"{name}={value!r} left {fitted(estimator)} behind"
+    require(not fitted(estimator), f"{name}={value!r} left {fitted(estimator)} behind")
 
 
 def _fit_broken(case: Case, estimator: Any, error: type[BaseException], seed: int = 0) -> None:

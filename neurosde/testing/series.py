@@ -8,7 +8,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 
 from neurosde.data import Series
 from neurosde.errors import DataError, NotConvergedError
-from neurosde.testing.case import Case, Check, finite, numbered, refused, run_checks, same
+from neurosde.testing.case import Case, Check, finite, numbered, refused, require, run_checks, same
 from neurosde.testing.estimator import estimator_checks
 from neurosde.typing import Any, Array, Callable, Sequence
 
@@ -218,7 +218,7 @@ def _outlier(case: Case) -> None:
         fitted = _fit(case, spoilt)
     except (DataError, NotConvergedError):
         return
-    assert all(p.isfinite().all() for p in fitted.module_.parameters())
+    require(all(p.isfinite().all() for p in fitted.module_.parameters()), "a weight is not finite")
     finite(case.ask(fitted))
 
 
@@ -276,7 +276,7 @@ def _search(case: Case) -> None:
     grid = {"random_state": [0, 1]}
     for folds, groups in ((KFold(2), None), (GroupKFold(2), series.ids)):
         search = GridSearchCV(case.make(), grid, cv=folds).fit(series, *rest, groups=groups)
-        assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+        require(np.isfinite(search.cv_results_["mean_test_score"]).all(), "a score is not finite")
         finite(case.ask(search.best_estimator_))
 
 

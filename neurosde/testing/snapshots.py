@@ -1,5 +1,6 @@
 """Checks of estimators of snapshots: all of scikit-learn's own, and ours for any estimator."""
 
+from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import check_estimator
 
 from neurosde.testing.case import Case, run_checks
@@ -42,7 +43,10 @@ def check_snapshot_estimator(
     ExceptionGroup
         Of every failure.
     """
+    generator = check_random_state(None)  # numpy's global one, which some of scikit-learn's checks draw from
+    state = generator.get_state()
     results = check_estimator(estimator, on_fail=None, on_skip=None)
+    generator.set_state(state)
     failures = [result["exception"] for result in results if result["status"] not in ("passed", "skipped")]
     skipped = {result["check_name"] for result in results if result["status"] == "skipped"} - _SKIPPED
     failures += [AssertionError(f"scikit-learn skipped {name}") for name in sorted(skipped)]
