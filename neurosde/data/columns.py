@@ -98,7 +98,7 @@ def times(
     array = _stamps(values)
     if array.dtype.kind not in "mM":
         _check_digits(array, argument)
-        return _floats(values, argument) + 0.0, None  # + 0.0 turns minus zero into zero
+        return _floats(values, argument), None
     if unit not in UNITS:
         raise DataError(f"time_unit is {unit!r}, but dates and durations need one of {', '.join(UNITS)}")
     fine = array.astype(f"{array.dtype.kind}8[ns]")

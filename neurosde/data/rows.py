@@ -51,6 +51,16 @@ def positions(key: Any, n: int) -> Array:
     return chosen
 
 
+def locate(ids: Array, wanted: Array) -> Array:
+    """Position of each of the wanted ids among ``ids``, ``(k,)`` int64."""
+    place = {name: i for i, name in enumerate(ids.tolist())}
+    found = np.array([place.get(name, -1) for name in wanted.tolist()], dtype=np.int64)
+    if (found < 0).any():
+        i = columns.first(found < 0)
+        raise DataError(f"ids[{i}] = {columns.told(wanted[i])} is not among the {len(ids)} series")
+    return found
+
+
 def _is_sorted(series: Array, time: Array, channel: Array) -> bool:
     new, later = np.diff(series), np.diff(time)
     return bool(np.all((new > 0) | ((new == 0) & ((later > 0) | ((later == 0) & (np.diff(channel) >= 0))))))

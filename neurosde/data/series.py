@@ -272,13 +272,7 @@ class Series:
 
     def index_of(self, ids: Any) -> Array:
         """Position of each of ``ids`` among the series, ``(k,)`` int64; an unknown id is an error."""
-        wanted = np.atleast_1d(np.asarray(ids))
-        place = {name: i for i, name in enumerate(self.ids.tolist())}
-        found = np.array([place.get(name, -1) for name in wanted.tolist()], dtype=np.int64)
-        if (found < 0).any():
-            i = columns.first(found < 0)
-            raise DataError(f"ids[{i}] = {columns.told(wanted[i])} is not among the {len(self)} series")
-        return found
+        return rows.locate(self.ids, np.atleast_1d(np.asarray(ids)))
 
     def rows_of_series(self) -> Array:
         """Index of the series that each row belongs to, ``(row,)`` int64."""

@@ -20,6 +20,12 @@ def series_to_xarray(series: Series) -> Any:
         ``value`` (series, time, channel) if all series share their times; otherwise ``value`` (series, step,
         channel) with the coordinate ``time`` (series, step), NaN beyond ``length`` (series,). ``static``
         (series, covariate) where there are covariates. Rows of one (series, time, channel) are averaged.
+
+    Examples
+    --------
+    >>> ds = series_to_xarray(Series.from_padded(np.ones((2, 3, 1)), [0.0, 1.0, 5.0]))
+    >>> dict(ds["value"].sizes)
+    {'series': 2, 'time': 3, 'channel': 1}
     """
     import xarray as xr
 

@@ -15,7 +15,7 @@ def read_series(
     path: str | os.PathLike[str], id: str = "id", time: str = "time", variable: str = "variable",
     value: str = "value", static: Any = None, *, time_unit: str = "h",
 ) -> Series:  # fmt: skip
-    """Read series from a table in a file.
+    r"""Read series from a table in a file.
 
     Parameters
     ----------
@@ -32,6 +32,15 @@ def read_series(
     DataError
         An unknown suffix, an empty file, a missing column (the message lists those that are there), text
         among the values.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "stays.csv"
+    ...     _ = path.write_text("id,time,HR,pH\n7,0.5,80,7.4\n7,1.0,82,\n")
+    ...     read_series(path)
+    Series(1 series, 3 observations, 2 channels, time 0.5 to 1.0 h)
     """
     path = Path(path)
     if path.suffix == ".ts":
@@ -73,7 +82,7 @@ def _dates(column: Any, argument: str) -> Any:
 
 
 def read_ts(path: str | os.PathLike[str]) -> Series:
-    """Read a file of the UEA and UCR archives: equal or unequal lengths, with or without time stamps.
+    r"""Read a file of the UEA and UCR archives: equal or unequal lengths, with or without time stamps.
 
     A line is one series: channels between colons, values between commas (or ``(time,value)`` pairs), the
     label at the end, ``?`` or ``NaN`` for missing. Without time stamps steps are counted from 0.
@@ -82,6 +91,15 @@ def read_ts(path: str | os.PathLike[str]) -> Series:
     -------
     Series
         Labels are integers if all of them read as integers, else strings.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "toy.ts"
+    ...     _ = path.write_text("@classLabel true a b\n@data\n1,2,3:4,?,6:a\n7:8:b\n")
+    ...     read_ts(path).labels.tolist()
+    ['a', 'b']
     """
     header: dict[str, str] = {}
     blocks, labels, begun = [], [], False

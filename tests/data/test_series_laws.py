@@ -19,6 +19,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 clock = st.one_of(
     st.sampled_from([-1.5, -0.0, 0.0, 1.0, 2.0, 1.7e9, 1.7e9 + 1e-6]), st.floats(-1e12, 1e12, width=64)
 )
+rates = st.one_of(st.sampled_from([0.3, 0.5, 0.7, 0.9]), st.floats(0, 0.99))
 ids = st.one_of(st.just(st.integers(-5, 5)), st.just(st.sampled_from(["a", "b", "patient 10", "ü"])))
 
 
@@ -28,7 +29,8 @@ def tables(draw, repeats: bool = True):
     label = draw(ids)
     row = st.tuples(label, clock, st.sampled_from(["HR", "pH", "T"]), st.one_of(finite, st.just(np.nan)))
     unique = None if repeats else (lambda r: (r[0], r[1], r[2]))
-    rows = draw(st.lists(row, min_size=1, max_size=30, unique_by=unique))
+    size = draw(st.sampled_from([1, 3, 15]))
+    rows = draw(st.lists(row, min_size=size, max_size=2 * size, unique_by=unique))
     return {
         name: list(column)
         for name, column in zip(("id", "time", "variable", "value"), zip(*rows, strict=True), strict=True)
@@ -129,7 +131,7 @@ def test_indexing_agrees_with_reading_the_series_one_by_one(series, data):
 
 
 @law
-@given(records(), st.floats(0, 0.99), st.sampled_from(["points", "times"]), st.integers(0, 2**40))
+@given(records(), rates, st.sampled_from(["points", "times"]), st.integers(0, 2**40))
 def test_drop_keeps_the_promised_share_of_every_series(series, rate, how, seed):
     def units(s):
         return np.array(
@@ -154,6 +156,13 @@ def test_drop_at_a_higher_rate_drops_more_of_the_same(series, how):
     assert rows[2] <= rows[1] <= rows[0]
 
 
+def test_drop_counts_as_people_do():
+    """0.29 of 100 is 29, though 0.29 * 100 is 28.999999999999996 in float64."""
+    series = Series.from_padded(np.ones((2, 100, 1)), np.arange(100.0))
+    for percent in range(100):
+        assert series.drop(percent / 100).counts.tolist() == [100 - percent] * 2
+
+
 def test_drop_of_times_takes_all_channels_and_seeds_differ():
     series = Series.from_padded(np.ones((3, 40, 4)), np.arange(40.0))
     thinned = series.drop(0.5, "times", seed=3)
@@ -161,6 +170,10 @@ def test_drop_of_times_takes_all_channels_and_seeds_differ():
     assert not thinned.equals(series.drop(0.5, "times", seed=4))
     first, second = (set(thinned[i].time) for i in (0, 1))
     assert first != second
+    meeting = Series.from_padded(
+        np.ones((2, 2, 1)), [[0.0, 1.0], [1.0, 2.0]]
+    )  # one ends where the other begins
+    assert all(meeting.drop(0.5, "times", seed=seed).counts.tolist() == [1, 1] for seed in range(20))
     for bad in (-0.1, 1.0, np.nan):
         with pytest.raises(DataError, match="rate is"):
             series.drop(bad)
