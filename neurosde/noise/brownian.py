@@ -24,7 +24,7 @@ from neurosde.typing import Any, Tensor
 
 _ROOT, _LEAF = 101, 102  # reserved levels of the key
 _BLOCK = 32768
-_DEFAULT_LEVELS = 16
+DEFAULT_LEVELS = 16
 _MAX_LEVELS = 40
 
 
@@ -426,7 +426,7 @@ def _as_series(series: Any, n_series: int, device: torch.device | str | None) ->
 
 def _levels(span: float, tol: float | None) -> int:
     if tol is None:
-        return _DEFAULT_LEVELS
+        return DEFAULT_LEVELS
     if not (math.isfinite(tol) and tol > 0):
         raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
     return min(max(1, math.ceil(math.log2(span / tol))), _MAX_LEVELS)

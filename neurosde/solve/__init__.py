@@ -6,8 +6,9 @@ The module can be called, so that ``neurosde.solve`` is both the function and th
 import sys
 import types
 
-from neurosde.solve.controller import ConstantStep
-from neurosde.solve.entry import STEPPERS, solve
+from neurosde.solve.choice import STEPPERS
+from neurosde.solve.controller import ConstantStep, PIController
+from neurosde.solve.entry import solve
 from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.exponential import ExponentialEuler
 from neurosde.solve.heun import Heun, ReversibleHeun
@@ -22,6 +23,7 @@ __all__ = [
     "EulerMaruyama",
     "ExponentialEuler",
     "Heun",
+    "PIController",
     "ReversibleHeun",
     "Solution",
     "Status",

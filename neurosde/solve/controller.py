@@ -1,6 +1,12 @@
 """Rules for the lengths of steps."""
 
 import dataclasses
+import math
+
+import torch
+
+from neurosde.errors import DataError
+from neurosde.typing import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,3 +19,85 @@ class ConstantStep:
     >>> ConstantStep()
     ConstantStep()
     """
+
+
+@dataclasses.dataclass(frozen=True)
+class PIController:
+    """Steps as long as an estimated error allows, each series on its own clock.
+
+    ``E = sqrt(mean_i [e_i / (atol + rtol max(|y_i|, |y+_i|))]^2)``; a step with ``E <= 1`` is taken, and the
+    next is ``h clip(safety E^(-(i + p) / q) E_prev^(p / q), factor_min, factor_max)`` long, q = strong order
+    + 1/2 (Burrage, Herdiana & Burrage 2004; Soderlind 2002). Steps are halves of halves of the span, on the
+    tree of the Brownian path, and end on every requested time.
+
+    Parameters
+    ----------
+    rtol, atol
+        Relative and absolute tolerance of a step's error; not both 0.
+    pcoeff, icoeff
+        Weights of the previous and the present error. On halves of halves a smoother rule than the integral
+        one buys nothing, hence 0 and 1.
+    safety
+        Aim below the tolerance by this factor.
+    factor_min, factor_max
+        Bounds of the change of length from step to step.
+    first
+        First step, in units of time; by default a hundredth of the span.
+    whole_batch
+        One clock for all series, with the error's mean over them: quicker where they need similar steps.
+    jump_times
+        Times at which the SDE is discontinuous; steps end there, and methods that carry evaluations start
+        afresh.
+
+    Raises
+    ------
+    DataError
+        If a value cannot be used.
+
+    Examples
+    --------
+    >>> from neurosde.solve import PIController
+    >>> PIController(rtol=1e-2, atol=1e-3).whole_batch
+    False
+    """
+
+    rtol: float
+    atol: float
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    safety: float = 0.9
+    factor_min: float = 0.2
+    factor_max: float = 10.0
+    first: float | None = None
+    whole_batch: bool = False
+    jump_times: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise DataError(f"{name}: expected a finite tolerance >= 0, got {value!r}.")
+        if self.rtol == self.atol == 0:
+            raise DataError(
+                "rtol, atol: both are 0, which no step can meet; give one of them a positive value."
+            )
+        if not (0 < self.safety <= 1 and 0 < self.factor_min < 1 < self.factor_max):
+            raise DataError(
+                "safety, factor_min, factor_max: expected 0 < safety <= 1, 0 < factor_min < 1 < factor_max, "
+                f"got {self.safety}, {self.factor_min}, {self.factor_max}."
+            )
+        if self.first is not None and not (math.isfinite(self.first) and self.first > 0):
+            raise DataError(f"first: expected a positive first step, got {self.first!r}.")
+
+    def error(self, error: Tensor, y: Tensor, ahead: Tensor) -> Tensor:
+        """Scaled error of a step, ``(clock,)``; infinite where it is not a number."""
+        scale = self.atol + self.rtol * torch.maximum(y.abs(), torch.nan_to_num(ahead, nan=0.0).abs())
+        square = (error / scale).square()
+        mean = square.mean().unsqueeze(0) if self.whole_batch else square.mean(-1)
+        return torch.nan_to_num(mean, nan=math.inf).to(torch.float64).sqrt()
+
+    def factor(self, error: Tensor, previous: Tensor, order: float) -> Tensor:
+        """Change of length after a step, ``(clock,)``."""
+        q = order + 0.5
+        raw = self.safety * error.clamp(min=1e-12) ** (-(self.icoeff + self.pcoeff) / q)
+        return (raw * previous ** (self.pcoeff / q)).clamp(self.factor_min, self.factor_max)

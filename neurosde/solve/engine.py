@@ -5,12 +5,13 @@ import dataclasses
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from neurosde.errors import ShapeError
 from neurosde.noise import AbstractNoise, BrownianIncrement
-from neurosde.sde import SDE, RunningCost, diffuse
+from neurosde.sde import SDE, RunningCost
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
-from neurosde.typing import Tensor
+from neurosde.typing import NamedTuple, Tensor
 
 CHUNK = 16
 
@@ -44,6 +45,15 @@ class State:
 
         carry = tuple(pick(a, b) for a, b in zip(self.carry, at.carry, strict=True))
         return State(pick(self.y, at.y), pick(self.totals, at.totals), pick(self.rates, at.rates), carry)
+
+
+class Outcome(NamedTuple):
+    """Rows ``(series, time, state + cost)``, and the status and counts of steps of each series."""
+
+    rows: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
 
 
 def start(problem: Problem, y: Tensor) -> State:
@@ -195,14 +205,12 @@ class _Picker:
     def gather(self, failed_at: Tensor) -> Tensor:
         """Rows in the layout of the requested times, NaN for padding and after a failure."""
         rows = torch.cat(self.rows)
-        if self.shared:
-            rows = rows.transpose(0, 1)
-            lost = self.save[None, :] >= failed_at[:, None]
-        else:
-            place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
-            place[self.order] = torch.arange(len(self.order), device=rows.device)
-            rows = rows[place].unflatten(0, tuple(self.save.shape))
-            lost = (self.save < 0) | (self.save >= failed_at[:, None])
+        place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
+        place[self.order] = torch.arange(len(self.order), device=rows.device)
+        rows = (
+            rows[place].transpose(0, 1) if self.shared else rows[place].unflatten(0, tuple(self.save.shape))
+        )
+        lost = (self.save < 0) | (self.save >= failed_at[:, None])
         return torch.where(lost.unsqueeze(-1), torch.nan, rows) if bool(lost.any()) else rows
 
 
@@ -215,14 +223,21 @@ def noise_channels(sde: SDE, t: Tensor, y: Tensor) -> int:
     return sde.diffusion(t, y[:1]).shape[-1] if t.dim() == 0 else sde.diffusion(t[:1], y[:1]).shape[-1]
 
 
-def check_fields(sde: SDE, t: Tensor, y: Tensor, n_noise: int) -> str | None:
-    """Say what is wrong with the shapes of the fields at the start; None if nothing is."""
+def look(sde: SDE, t: Tensor, y: Tensor, n_noise: int) -> bool:
+    """Check the shapes of the fields at the start, and tell whether a gradient flows through them.
+
+    Raises
+    ------
+    ShapeError
+        If a field does not have the shape that the noise type declares.
+    """
     f, g = sde.drift_and_diffusion(t, y)
     wanted = tuple(y.shape) if sde.noise_type == "diagonal" else (*y.shape, n_noise)
     if tuple(f.shape) != tuple(y.shape):
-        return f"drift: expected (series, state) = {tuple(y.shape)}, got {tuple(f.shape)}"
+        raise ShapeError(f"sde: drift: expected (series, state) = {tuple(y.shape)}, got {tuple(f.shape)}.")
     if tuple(g.shape) != wanted:
         axes = "(series, state)" if sde.noise_type == "diagonal" else "(series, state, noise)"
-        return f"diffusion: expected {axes} = {wanted} for {sde.noise_type} noise, got {tuple(g.shape)}"
-    diffuse(sde.noise_type, g, y.new_zeros(len(y), n_noise))
-    return None
+        raise ShapeError(
+            f"sde: diffusion: expected {axes} = {wanted} for {sde.noise_type} noise, got {tuple(g.shape)}."
+        )
+    return f.requires_grad or g.requires_grad

@@ -5,20 +5,17 @@ import warnings
 
 import torch
 
-from neurosde.errors import DataError, ShapeError, SolveError
-from neurosde.sde import SDE, RunningCost, as_sde
+from neurosde.errors import DataError, ShapeError
+from neurosde.sde import RunningCost, as_sde
 from neurosde.solve import engine
-from neurosde.solve.controller import ConstantStep
-from neurosde.solve.euler import EulerMaruyama
-from neurosde.solve.exponential import ExponentialEuler
+from neurosde.solve.adaptive import StepSearch, run_adaptive, with_jumps
+from neurosde.solve.choice import check_stepper, choose_stepper
+from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.grid import check_dt, check_times, make_grid
-from neurosde.solve.heun import Heun, ReversibleHeun
 from neurosde.solve.solution import Solution, describe_failure
-from neurosde.solve.sources import choose_noise
-from neurosde.solve.stepper import AbstractStepper, check_stepper
+from neurosde.solve.sources import choose_noise, choose_path
+from neurosde.solve.stepper import AbstractStepper
 from neurosde.typing import Any, Literal, Sequence, Tensor
-
-STEPPERS: tuple[AbstractStepper, ...] = (EulerMaruyama(), Heun(), ReversibleHeun(), ExponentialEuler())
 
 
 def solve(
@@ -27,12 +24,13 @@ def solve(
     ts: Any,
     *,
     stepper: AbstractStepper | None = None,
-    controller: ConstantStep | None = None,
+    controller: ConstantStep | PIController | None = None,
     noise: Any = None,
     dt: float | Tensor | None = None,
     seed: int | None = None,
     running: Sequence[RunningCost] = (),
     gradient: Literal["backprop", "checkpoint"] = "backprop",
+    max_steps: int = 4096,
     series: Any = None,
 ) -> Solution:
     """Solve an SDE, each series on its own times.
@@ -54,7 +52,8 @@ def solve(
         Numerical method. By default the exact exponential step where the SDE declares a linear part, else
         Euler-Maruyama (Ito) or Heun (Stratonovich).
     controller
-        Rule for the steps' lengths; constant by default.
+        Rule for the steps' lengths: constant by default, or a :class:`~neurosde.solve.PIController`. An
+        adaptive solve finds its steps first and then takes them again for the gradient, as a fixed grid.
     noise
         Source of noise (:class:`~neurosde.noise.AbstractNoise`), increments ``(step, series, noise)``, or a
         torchsde Brownian motion. By default as ``seed`` says.
@@ -69,6 +68,8 @@ def solve(
     gradient
         "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
         takes the rest again.
+    max_steps
+        Attempts after which a series of an adaptive solve gives up.
     series
         int64 keys of the series for keyed noise, ``(*batch,)``; by default their row numbers.
 
@@ -108,49 +109,73 @@ def solve(
     if own_clock and tuple(times.shape[:-1]) != batch:
         raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(times.shape)}.")
     times = check_times(times.reshape(n_series, -1) if own_clock else times, n_series, y0.device)
-    if controller is not None and not isinstance(controller, ConstantStep):
-        raise DataError(f"controller: expected ConstantStep() or None, got {controller!r}.")
     if gradient not in ("backprop", "checkpoint"):
         raise DataError(f"gradient: expected 'backprop' or 'checkpoint', got {gradient!r}.")
-    if isinstance(dt, Tensor) and dt.dim():
-        dt = dt.reshape(-1)
-    grid = make_grid(times, check_dt(dt, times))
     prepared = sde.prepared()
-    stepper = _choose(prepared) if stepper is None else _check(stepper, prepared)
+    adaptive = _is_adaptive(controller, dt, own_clock)
+    stepper = (
+        choose_stepper(prepared, adaptive) if stepper is None else check_stepper(stepper, prepared, adaptive)
+    )
     costs = _check_running(running)
-    t0 = grid.times[..., 0].to(y0.dtype)
+    t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
-    n_noise = engine.noise_channels(prepared, t0, y0)
-    wrong = engine.check_fields(prepared, t0, y0, n_noise)
-    if wrong is not None:
-        raise ShapeError(f"sde: {wrong}.")
+    shape = (n_series, engine.noise_channels(prepared, t0, y0))
+    differentiable = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
     keys = None if series is None else torch.as_tensor(series).reshape(-1)
-    source = choose_noise(noise, seed, keys, stepper, grid, (n_series, n_noise), y0.dtype)
-    problem = engine.Problem(prepared, stepper, source, grid, costs)
-    rows, status, good = engine.run(problem, engine.start(problem, y0), recompute=gradient == "checkpoint")
-    return _lay_out(rows, times, status, good, stepper, costs, batch, own_clock)
+    recompute = gradient == "checkpoint"
+    if isinstance(controller, PIController):
+        clocks = torch.atleast_2d(times).expand(1 if controller.whole_batch else n_series, -1)
+        every, columns = with_jumps(clocks, controller.jump_times)
+        ends = every[0] if controller.whole_batch else every
+        path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
+        search = StepSearch(prepared, stepper, controller, path, every, max_steps)
+        replay = differentiable or bool(costs)
+        outcome = run_adaptive(search, y0, columns, costs, replay=replay, recompute=recompute)
+    else:
+        grid = make_grid(times, check_dt(dt, times))
+        source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
+        problem = engine.Problem(prepared, stepper, source, grid, costs)
+        rows, status, good = engine.run(problem, engine.start(problem, y0), recompute=recompute)
+        outcome = engine.Outcome(rows, status, good, torch.zeros_like(good))
+    return _lay_out(outcome, times, stepper, costs, batch, own_clock)
+
+
+def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
+    if controller is None or isinstance(controller, ConstantStep):
+        return False
+    if not isinstance(controller, PIController):
+        raise DataError(
+            f"controller: expected ConstantStep(), PIController(...) or None, got {controller!r}."
+        )
+    if dt is not None:
+        raise DataError(
+            "dt: an adaptive solve finds its steps; give PIController(first=...) for the first one."
+        )
+    if controller.whole_batch and own_clock:
+        raise DataError("controller: whole_batch=True needs times that all series share.")
+    return True
 
 
 def _lay_out(
-    rows: Tensor,
+    outcome: engine.Outcome,
     times: Tensor,
-    status: Tensor,
-    good: Tensor,
     stepper: AbstractStepper,
     costs: tuple[RunningCost, ...],
     batch: tuple[int, ...],
     own_clock: bool,
 ) -> Solution:
     """Give the caller's batch axes back, and warn of failures."""
+    rows = outcome.rows
     n_state = rows.shape[-1] - len(costs)
     ys = rows[..., :n_state].unflatten(0, batch) if batch else rows[0, :, :n_state]
     running = {cost.name: rows[..., n_state + i].reshape(*batch, -1) for i, cost in enumerate(costs)}
-    stats = {
-        "nfe": (good * stepper.evaluations[0]).reshape(batch),
-        "accepted": good.reshape(batch),
-        "rejected": torch.zeros_like(good).reshape(batch),
+    counts = {
+        "nfe": (outcome.accepted + outcome.rejected) * stepper.evaluations[0],
+        "accepted": outcome.accepted,
+        "rejected": outcome.rejected,
     }
-    status = status.reshape(batch)
+    stats = {name: count.expand(len(rows)).reshape(batch) for name, count in counts.items()}
+    status = outcome.status.reshape(batch)
     if bool(status.any()):
         warnings.warn(describe_failure(status), RuntimeWarning, stacklevel=3)
     ts = times.reshape(*batch, -1) if own_clock else times
@@ -179,18 +204,3 @@ def _check_running(running: Sequence[RunningCost]) -> tuple[RunningCost, ...]:
     if len(set(names)) < len(names):
         raise DataError(f"running: expected distinct names, got {names}.")
     return costs
-
-
-def _check(stepper: AbstractStepper, sde: SDE) -> AbstractStepper:
-    if not isinstance(stepper, AbstractStepper):
-        raise SolveError(f"stepper: expected an instance such as EulerMaruyama(), got {stepper!r}.")
-    check_stepper(stepper, sde, STEPPERS)
-    return stepper
-
-
-def _choose(sde: SDE) -> AbstractStepper:
-    """Choose the default: the linear part exactly where one is declared, else by calculus."""
-    for stepper in (ExponentialEuler(), EulerMaruyama(), Heun()):
-        if stepper.why_not(sde) is None:
-            return stepper
-    raise SolveError(f"stepper: none fits {sde.sde_type} SDEs with {sde.noise_type} noise.")

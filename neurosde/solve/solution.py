@@ -27,8 +27,10 @@ _SENTENCES = {
     Status.SUCCESS: "reached its last requested time.",
     Status.NOT_FINITE: "left the finite numbers: the drift or the diffusion blew up; take smaller steps, a "
     "stabler stepper, or check the SDE at that state. Its states from there on are NaN.",
-    Status.MAX_STEPS: "needed more steps than max_steps allows; its states from there on are NaN.",
-    Status.STEP_TOO_SMALL: "needed a step below the smallest allowed; its states from there on are NaN.",
+    Status.MAX_STEPS: "needed more steps than max_steps allows; raise it or loosen the tolerances. Its "
+    "states from there on are NaN.",
+    Status.STEP_TOO_SMALL: "needed a step shorter than the leaves of its Brownian path; loosen the "
+    "tolerances, or pass a BrownianPath with a smaller tol. Its states from there on are NaN.",
 }
 
 

@@ -7,33 +7,39 @@ from typing import cast
 import torch
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.noise import AbstractNoise, BrownianIncrement, BrownianPath, StepNoise
+from neurosde.noise import AbstractNoise, BrownianIncrement, BrownianPath, Levy, StepNoise, as_seed
+from neurosde.noise.brownian import DEFAULT_LEVELS
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.stepper import AbstractStepper, carries
 from neurosde.typing import Any, Callable, Tensor
 
 
 class GivenNoise(AbstractNoise):
-    """Increments that the caller has drawn: ``W`` of shape ``(step, series, noise)``, step by step.
+    """Increments that were drawn before: ``W``, and H and K where they are known, step by step.
 
     Parameters
     ----------
-    W
-        Increments of the solve's own steps, in order.
+    W, H, K
+        Increments of the solve's own steps, in order, ``(step, series, noise)``.
     """
 
-    def __init__(self, W: Tensor):
+    def __init__(self, W: Tensor, H: Tensor | None = None, K: Tensor | None = None):
         if W.dim() != 3:
             raise ShapeError(f"noise: expected increments (step, series, noise), got {tuple(W.shape)}.")
-        self.W, self.levy, self.shape = W, "none", (W.shape[1], W.shape[2])
+        self.parts, self.shape = (W, H, K), (W.shape[1], W.shape[2])
+        self.levy = "none" if H is None else "space-time" if K is None else "space-time-time"
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Rows ``first`` and on of the given increments."""
         dt = torch.diff(times)
         count = dt.shape[-1]
-        if first + count > len(self.W):
-            raise ShapeError(f"noise: the solve takes more than the {len(self.W)} steps that were given.")
-        return BrownianIncrement(dt if dt.dim() == 1 else dt.T.unsqueeze(-1), self.W[first : first + count])
+        if first + count > len(self.parts[0]):
+            raise ShapeError(
+                f"noise: the solve takes more than the {len(self.parts[0])} steps that were given."
+            )
+        W, H, K = (None if part is None else part[first : first + count] for part in self.parts)
+        assert W is not None
+        return BrownianIncrement(dt if dt.dim() == 1 else dt.T.unsqueeze(-1), W, H, K)
 
 
 Motion = Callable[[Tensor, Tensor], Tensor]
@@ -70,7 +76,7 @@ def choose_noise(
     shape: tuple[int, int],
     dtype: torch.dtype,
 ) -> AbstractNoise:
-    """Turn what the caller gave into a source of increments.
+    """Turn what the caller gave into a source of increments for a fixed grid.
 
     A source, a tensor of increments or a torchsde motion is taken as it is. Otherwise a seed gives the
     :class:`BrownianPath` of each series between its own ends, the same at every step size; no seed gives
@@ -83,36 +89,84 @@ def choose_noise(
     ShapeError
         If its shape is not (series, noise).
     """
-    device = grid.times.device
     if noise is None:
         if seed is None:
-            return StepNoise(shape, levy=stepper.levy, series=series, dtype=dtype, device=device)
-        start, end = grid.times[..., 0], grid.times[..., -1]
-        span = torch.where(end > start, end - start, 1.0)
-        gaps = grid.times.diff() / span.unsqueeze(-1)
-        finest = float(torch.where(gaps > 0, gaps, 1.0).min()) if grid.length else 1.0
-        tol = float(span.max()) * 2.0 ** -max(16, math.ceil(-math.log2(finest)) + 1)
-        return BrownianPath(
-            start,
-            start + span,
-            shape,
-            seed=seed,
-            levy=stepper.levy,
-            tol=tol,
-            series=series,
-            dtype=dtype,
-            device=device,
-        )
-    if seed is not None:
-        raise DataError("seed: a noise source carries its own seed; give either noise or seed.")
+            return StepNoise(shape, levy=stepper.levy, series=series, dtype=dtype, device=grid.times.device)
+        return path_over(grid.times, seed, series, stepper.levy, shape, dtype)
     if isinstance(noise, Tensor):
         noise = GivenNoise(noise.to(dtype))
     elif not isinstance(noise, AbstractNoise):
         if not callable(noise):
-            raise DataError(
-                f"noise: expected a noise source, increments or a torchsde motion, got {noise!r}."
-            )
+            raise DataError(f"noise: expected a source, increments or a torchsde motion, got {noise!r}.")
         noise = ForeignNoise(cast(Motion, noise), shape)
+    return check_source(noise, seed, stepper, shape)
+
+
+def choose_path(
+    noise: Any,
+    seed: int | None,
+    series: Any,
+    stepper: AbstractStepper,
+    times: Tensor,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+) -> BrownianPath:
+    """Brownian path of an adaptive solve, whose steps must be able to ask for any interval.
+
+    Raises
+    ------
+    DataError
+        If a source is given that is not a path, or one that does not start where the solve does.
+    """
+    if noise is None:
+        return path_over(times, as_seed(seed), series, stepper.levy, shape, dtype)
+    if not isinstance(noise, BrownianPath):
+        raise DataError(
+            f"noise: adaptive steps ask for any interval, so they need a BrownianPath; "
+            f"got {type(noise).__name__}."
+        )
+    check_source(noise, seed, stepper, shape)
+    last = torch.nan_to_num(times, nan=-math.inf).amax(-1)
+    if not bool((noise.t0 == times[..., 0]).all()) or not bool((noise.t1 >= last).all()):
+        raise DataError(
+            f"noise: the path spans [{noise.t0.tolist()}, {noise.t1.tolist()}]; expected it to start at the "
+            "first time of the solve and to reach its last."
+        )
+    return noise
+
+
+def path_over(
+    times: Tensor, seed: int, series: Any, levy: Levy, shape: tuple[int, int], dtype: torch.dtype
+) -> BrownianPath:
+    """Path of each series between its own first and last time, with leaves shorter than every step.
+
+    ``times`` are ``(time,)`` or ``(series, time)``, padded with NaN or by repeating the last.
+    """
+    start = times[..., 0]
+    last = torch.nan_to_num(times, nan=-math.inf).amax(-1)
+    span = torch.where(last > start, last - start, 1.0)
+    gaps = torch.nan_to_num(times.diff(), nan=0.0) / span.unsqueeze(-1)
+    finest = float(torch.where(gaps > 0, gaps, 1.0).min()) if gaps.numel() else 1.0
+    levels = max(DEFAULT_LEVELS, math.ceil(-math.log2(finest)) + 1)
+    return BrownianPath(
+        start,
+        start + span,
+        shape,
+        seed=seed,
+        levy=levy,
+        tol=float(span.max()) * 2.0**-levels,
+        series=series,
+        dtype=dtype,
+        device=times.device,
+    )
+
+
+def check_source(
+    noise: AbstractNoise, seed: int | None, stepper: AbstractStepper, shape: tuple[int, int]
+) -> AbstractNoise:
+    """Refuse a source that does not fit the solve."""
+    if seed is not None:
+        raise DataError("seed: a noise source carries its own seed; give either noise or seed.")
     if noise.shape != shape:
         raise ShapeError(f"noise: expected (series, noise) = {shape}, got {noise.shape}.")
     if not carries(noise.levy, stepper):

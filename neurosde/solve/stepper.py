@@ -3,10 +3,9 @@
 import abc
 from typing import ClassVar, NamedTuple
 
-from neurosde.errors import SolveError
 from neurosde.noise import BrownianIncrement, Levy
 from neurosde.noise.records import RICHNESS
-from neurosde.sde import SDE
+from neurosde.sde import SDE, is_additive
 from neurosde.typing import NoiseType, SDEType, Tensor
 
 ANY_NOISE: tuple[NoiseType, ...] = ("diagonal", "additive", "scalar", "general")
@@ -59,6 +58,8 @@ class AbstractStepper(abc.ABC):
     ----------
     sde_types, noise_types
         What it can step.
+    form
+        Class of SDEs whose form it exploits; any SDE by default.
     needs_additive
         Whether the diffusion must not depend on y.
     levy
@@ -75,6 +76,7 @@ class AbstractStepper(abc.ABC):
 
     sde_types: ClassVar[tuple[SDEType, ...]]
     noise_types: ClassVar[tuple[NoiseType, ...]] = ANY_NOISE
+    form: ClassVar[type[SDE]] = SDE
     needs_additive: ClassVar[bool] = False
     levy: ClassVar[Levy] = "none"
     strong_order: ClassVar[tuple[float | None, float | None, float]]
@@ -100,28 +102,18 @@ class AbstractStepper(abc.ABC):
     def why_not(self, sde: SDE) -> str | None:
         """Say why this stepper does not fit an SDE; None if it does."""
         name = type(self).__name__
-        additive_either = sde.additive and sde.sde_type not in self.sde_types  # both calculi agree there
+        if not isinstance(sde, self.form):
+            return (
+                f"{name} steps SDEs of the form of {self.form.__name__}, and this is a {type(sde).__name__}"
+            )
+        additive_either = is_additive(sde) and sde.sde_type not in self.sde_types  # both calculi agree there
         if sde.sde_type not in self.sde_types and not additive_either:
             return f"{name} steps {' and '.join(self.sde_types)} SDEs, and this one is {sde.sde_type}"
         if sde.noise_type not in self.noise_types:
             return f"{name} steps {', '.join(self.noise_types)} noise, and this SDE declares {sde.noise_type}"
-        if self.needs_additive and not sde.additive:
+        if self.needs_additive and not is_additive(sde):
             return f"{name} needs noise that does not depend on y (additive = True)"
         return None
-
-
-def check_stepper(stepper: AbstractStepper, sde: SDE, others: tuple[AbstractStepper, ...]) -> None:
-    """Refuse a stepper that does not fit the SDE, and name those that do.
-
-    Raises
-    ------
-    SolveError
-        With the reason and the alternatives.
-    """
-    reason = stepper.why_not(sde)
-    if reason is not None:
-        fitting = [type(other).__name__ for other in others if other.why_not(sde) is None]
-        raise SolveError(f"stepper: {reason}. For this SDE take one of: {', '.join(fitting)}.")
 
 
 def carries(noise_levy: Levy, stepper: AbstractStepper) -> bool:

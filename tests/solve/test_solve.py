@@ -281,7 +281,7 @@ def bad_calls(relaxation):
         "seed: a noise source carries": lambda: nsde.solve(sde, start, ts, noise=path, seed=1),
         "uses the space-time integrals": lambda: nsde.solve(sde, start, ts, noise=path),
         "noise: expected (series, noise) = (3, 1)": lambda: nsde.solve(sde, zeros(3, 1), ts, noise=path),
-        "noise: expected a noise source": lambda: nsde.solve(sde, start, ts, noise=3),
+        "noise: expected a source": lambda: nsde.solve(sde, start, ts, noise=3),
         "running: expected distinct names": lambda: nsde.solve(
             sde, start, ts, running=[nsde.RunningCost(lambda t, y: y[:, 0])] * 2
         ),

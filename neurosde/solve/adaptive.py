@@ -1,0 +1,288 @@
+"""Adaptive solves: find the steps without a graph, then take them again as a fixed grid."""
+
+import dataclasses
+
+import torch
+
+from neurosde.noise import BrownianIncrement, BrownianPath
+from neurosde.noise.stack import DyadicStack, Pending, Proposal
+from neurosde.sde import SDE, RunningCost
+from neurosde.solve import engine
+from neurosde.solve.controller import PIController
+from neurosde.solve.grid import TimeGrid
+from neurosde.solve.solution import Status
+from neurosde.solve.sources import GivenNoise
+from neurosde.solve.stepper import AbstractStepper, Carry, Step
+from neurosde.typing import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptedSteps:
+    """What an adaptive pass leaves behind: enough to take the same steps again.
+
+    Parameters
+    ----------
+    grid
+        The accepted steps as a fixed grid, each clock's own.
+    increments
+        Increments over them, ``(step, series, noise)``; zero where a clock is done.
+    status
+        A :class:`Status` a series.
+    accepted, rejected
+        Counts, ``(series,)``.
+    ys
+        States met at the times to end on, ``(series, time, state)``, NaN where none was.
+    """
+
+    grid: TimeGrid
+    increments: BrownianIncrement
+    ys: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clocks:
+    """State of the search, one entry a clock unless it is the state of the series."""
+
+    y: Tensor
+    carry: Carry
+    pending: Pending
+    longest: Tensor
+    previous: Tensor
+    target: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+
+
+class StepSearch:
+    """One adaptive pass over all clocks at once.
+
+    Parameters
+    ----------
+    sde, stepper, controller
+        What is stepped, how, and how well; the stepper has an embedded error.
+    path
+        Brownian path of every series over its own span.
+    times
+        Times that steps must end on, ``(clock, time)``, padded with NaN: requested ones and jumps.
+    max_steps
+        Attempts after which a clock gives up.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        stepper: AbstractStepper,
+        controller: PIController,
+        path: BrownianPath,
+        times: Tensor,
+        max_steps: int,
+    ):
+        self.sde, self.stepper, self.controller, self.path = sde, stepper, controller, path
+        self.max_steps = max_steps
+        start, span = torch.atleast_1d(path.t0), torch.atleast_1d(path.t1 - path.t0)
+        self.start, self.span = start.expand(len(times)), span.expand(len(times))
+        self.targets = torch.nan_to_num((times - self.start[:, None]) / self.span[:, None], nan=2.0)
+        self.targets = torch.cat((self.targets, torch.full_like(self.targets[:, :1], 2.0)), dim=1)
+        self.jumps = torch.tensor(controller.jump_times, dtype=torch.float64, device=times.device)
+        self.order = order_of(stepper, sde)
+        self.stack = DyadicStack(path, len(times))
+        self.finest = 2.0**-path.levels
+
+    @torch.no_grad()
+    def run(self, y: Tensor) -> AcceptedSteps:
+        """Search from the initial states ``(series, state)``."""
+        clocks = self._first(y)
+        taken: list[tuple[Tensor, Tensor, BrownianIncrement]] = []
+        ys = y.new_full((len(y), self.targets.shape[1] - 1, y.shape[-1]), torch.nan)
+        ys[:, 0] = y
+        for _ in range(self.max_steps):
+            if not bool((clocks.status < 0).any()):
+                break
+            before = clocks.target
+            clocks, end, accepted, increment = self._attempt(clocks)
+            taken.append((end, accepted, increment))
+            met = (clocks.target > before).expand(len(y)).nonzero().flatten()
+            ys[met, before.expand(len(y))[met]] = clocks.y[met]
+        status = torch.where(clocks.status < 0, int(Status.MAX_STEPS), clocks.status)
+        return self._lay_out(taken, status, clocks, ys)
+
+    def _first(self, y: Tensor) -> _Clocks:
+        n = len(self.targets)
+        zeros = torch.zeros(n, dtype=torch.int64, device=y.device)
+        first = self.controller.first
+        longest = torch.full_like(self.span, 0.01) if first is None else (first / self.span).clamp(max=1.0)
+        target = zeros + 1  # the first requested time is the start
+        status = torch.where(self._at(self.targets, target) > 1.5, int(Status.SUCCESS), -1)
+        carry = self.stepper.start(self.sde, self._time(torch.zeros_like(self.span), y), y)
+        return _Clocks(y, carry, self.stack.first, longest, self.span * 0 + 1, target, status, zeros, zeros)
+
+    def _attempt(self, now: _Clocks) -> tuple[_Clocks, Tensor, Tensor, BrownianIncrement]:
+        """Try one step on every clock that is still going."""
+        going = now.status < 0
+        target = torch.where(going, self._at(self.targets, now.target), 2.0)
+        longest = torch.where(going, now.longest.clamp(min=self.finest), 1.0)
+        proposal = self.stack.propose(now.pending, longest, target)
+        increment = self._real(proposal, now.y)
+        t = self._time(now.pending.start, now.y)
+        wide = (x.reshape(1, -1, 1) for x in (t, increment.dt))
+        weights = tuple(part[0] for part in self.stepper.weights(self.sde, *wide))
+        stepped = self.stepper.step(self.sde, Step(t, increment.dt, increment, weights), now.y, now.carry)
+        error = torch.zeros_like(now.y) if stepped.error is None else stepped.error
+        size = self.controller.error(error, now.y, stepped.y)
+        accepted = going & (size <= 1)
+        factor = self.controller.factor(size, now.previous, self.order)
+        grown = torch.maximum(proposal.length * factor, now.longest)  # a step cut short says little
+        longer = torch.where(accepted, grown, proposal.length * factor.clamp(max=0.5))
+        end = now.pending.start + proposal.length
+        met = accepted & (end == target)
+        next_target = now.target + met.to(torch.int64)
+        too_small = going & ~accepted & (proposal.length <= self.finest)
+        done = going & met & (self._at(self.targets, next_target) > 1.5)
+        status = torch.where(too_small, int(Status.STEP_TOO_SMALL), now.status)
+        after = _Clocks(
+            self._pick(accepted, stepped.y, now.y),
+            self._restart(met, end, accepted, stepped.carry, now, stepped.y),
+            self.stack.choose(accepted, proposal),
+            torch.where(going, longer.clamp(max=1.0), now.longest),
+            torch.where(accepted, size.clamp(min=1e-4), now.previous),
+            next_target,
+            torch.where(done, int(Status.SUCCESS), status),
+            now.accepted + accepted.to(torch.int64),
+            now.rejected + (going & ~accepted).to(torch.int64),
+        )
+        return after, end, accepted, increment
+
+    def _restart(
+        self, met: Tensor, end: Tensor, accepted: Tensor, carry: Carry, now: _Clocks, ahead: Tensor
+    ) -> Carry:
+        """What the next step is handed; behind a jump the carried evaluations are made anew."""
+        carry = tuple(self._pick(accepted, a, b) for a, b in zip(carry, now.carry, strict=True))
+        if not carry or not len(self.jumps):
+            return carry
+        time = self.start + end * self.span
+        jumped = met & torch.isclose(time[:, None], self.jumps, rtol=1e-12, atol=0.0).any(-1)
+        y = self._pick(accepted, ahead, now.y)
+        fresh = self.stepper.start(self.sde, self._time(end, y), y)
+        return tuple(self._pick(jumped, a, b) for a, b in zip(fresh, carry, strict=True))
+
+    def _real(self, proposal: Proposal, y: Tensor) -> BrownianIncrement:
+        """Proposed increments in units of time, in the dtype of the states."""
+        length, record = proposal.length, proposal.record
+        root = self.span.sqrt().unsqueeze(-1)
+        h = length.unsqueeze(-1)
+        H = None if record.H is None else (root * record.H / h).to(y)
+        K = None if record.K is None else (root * record.K / h**2).to(y)
+        dt = (length * self.span).to(y)
+        dt = dt[0] if len(self.targets) == 1 else dt.unsqueeze(-1)
+        return BrownianIncrement(dt, (root * record.W).to(y), H, K)
+
+    def _time(self, fraction: Tensor, y: Tensor) -> Tensor:
+        t = (self.start + fraction * self.span).to(y)
+        return t[0] if len(self.targets) == 1 else t.unsqueeze(-1)
+
+    def _at(self, table: Tensor, column: Tensor) -> Tensor:
+        return table.gather(1, column.clamp(max=table.shape[1] - 1).unsqueeze(-1)).squeeze(-1)
+
+    def _pick(self, mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+    def _lay_out(
+        self,
+        taken: list[tuple[Tensor, Tensor, BrownianIncrement]],
+        status: Tensor,
+        clocks: _Clocks,
+        ys: Tensor,
+    ) -> AcceptedSteps:
+        """Accepted steps of every clock side by side, as a grid padded with steps of length zero."""
+        n_clocks, n_steps = len(self.targets), int(clocks.accepted.max())
+        ends = torch.stack([end for end, _, _ in taken]) if taken else self.span.new_zeros(0, n_clocks)
+        masks = torch.stack([mask for _, mask, _ in taken]) if taken else ends.bool()
+        place = torch.where(
+            masks, masks.cumsum(0) - 1, n_steps
+        )  # rejected attempts go to a row that is cut off
+        last = (ends * masks).amax(0) if len(ends) else torch.zeros_like(self.span)
+        fractions = last.expand(n_steps + 1, -1).clone().scatter_(0, place, ends)[:n_steps]
+        fractions = torch.cat((torch.zeros_like(fractions[:1]) if n_steps else last[None] * 0, fractions))
+        times = (self.start + fractions * self.span).T
+        meets = fractions.T.contiguous(), self.targets[:, :-1].contiguous()
+        save = torch.searchsorted(*meets)
+        reached = (self.targets[:, :-1] <= last.unsqueeze(-1)) & (self.targets[:, :-1] < 1.5)
+        save = torch.where(reached, save, -1)
+        W, H, K = (self._gather([step[2][i] for step in taken], place, n_steps) for i in (1, 2, 3))
+        spread = len(ys) if n_clocks == 1 else 1
+        grid = TimeGrid(times, save, clocks.accepted)
+        if n_clocks == 1:
+            grid = TimeGrid(times[0], save[0], clocks.accepted[0])
+        W = ys.new_zeros(0, *self.path.shape) if W is None else W
+        increments = BrownianIncrement(grid.times.diff(), W, H, K)
+        status, accepted, rejected = (x.repeat(spread) for x in (status, clocks.accepted, clocks.rejected))
+        return AcceptedSteps(grid, increments, ys, status, accepted, rejected)
+
+    def _gather(self, rows: list[Tensor | None], place: Tensor, n_steps: int) -> Tensor | None:
+        known = [row for row in rows if row is not None]
+        if not known:
+            return None
+        stacked = torch.stack(known)
+        out = stacked.new_zeros(n_steps + 1, *stacked.shape[1:])
+        index = place.unsqueeze(-1).expand(len(stacked), *stacked.shape[1:])
+        return out.scatter_(0, index, stacked)[:n_steps]
+
+
+def run_adaptive(
+    search: StepSearch,
+    y0: Tensor,
+    columns: Tensor,
+    costs: tuple[RunningCost, ...],
+    *,
+    replay: bool,
+    recompute: bool,
+) -> engine.Outcome:
+    """Find the steps, and take them again where a gradient or a running cost asks for it."""
+    steps = search.run(y0.detach())
+    wanted = columns.expand(len(y0), -1)
+    if not replay:
+        rows = steps.ys.gather(1, wanted.unsqueeze(-1).expand(-1, -1, y0.shape[-1]))
+        return engine.Outcome(rows, steps.status, steps.accepted, steps.rejected)
+    save = steps.grid.save[columns[0]] if steps.grid.save.dim() == 1 else steps.grid.save.gather(1, wanted)
+    _, W, H, K = steps.increments
+    grid = steps.grid._replace(save=save)
+    problem = engine.Problem(search.sde, search.stepper, GivenNoise(W, H, K), grid, costs)
+    rows, status, _ = engine.run(problem, engine.start(problem, y0), recompute=recompute)
+    return engine.Outcome(rows, torch.maximum(status, steps.status), steps.accepted, steps.rejected)
+
+
+def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Put jump times among the requested ones.
+
+    Parameters
+    ----------
+    times
+        ``(clock, time)``, padded with NaN.
+    jumps
+        Times at which the SDE is discontinuous.
+
+    Returns
+    -------
+    tuple of Tensor
+        All times to end on, ``(clock, all)``, and the columns in which the requested ones stand.
+    """
+    extra = torch.tensor(jumps, dtype=times.dtype, device=times.device).sort().values.expand(len(times), -1)
+    last = torch.nan_to_num(times, nan=-torch.inf).amax(-1, keepdim=True)
+    known = (extra.unsqueeze(-1) == times.unsqueeze(1)).any(-1)
+    inside = (extra > times[:, :1]) & (extra < last) & ~known
+    merged = torch.cat((times, torch.where(inside, extra, torch.nan)), dim=1)
+    every, order = merged.sort(dim=1, stable=True)
+    return every, order.argsort(dim=1)[:, : times.shape[1]]
+
+
+def order_of(stepper: AbstractStepper, sde: SDE) -> float:
+    """Strong order of a stepper for the noise of an SDE; diagonal and scalar noise count as commutative."""
+    general, commutative, additive = stepper.strong_order
+    if sde.additive:
+        return additive
+    order = general if sde.noise_type == "general" else commutative
+    return order if order is not None else additive
