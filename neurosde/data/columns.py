@@ -44,6 +44,14 @@ def column(table: Any, name: str, *, argument: str) -> Any:
     raise DataError(f"{argument}: the table has no column {name!r} (columns: {had})")
 
 
+def check_lengths(table: Any, listed: Sequence[str]) -> None:
+    """Refuse columns of unequal length, which a mapping may have."""
+    had = list(table)
+    sizes = {name: len(table[name]) for name in listed if had.count(name) == 1}
+    if len(set(sizes.values())) > 1:
+        raise ShapeError(f"columns have lengths {sizes}, expected one row in each for every observation")
+
+
 def _floats(values: Any, argument: str) -> Array:
     """Read as float64, missing entries as NaN; refuse text, complex numbers and other objects."""
     array = np.asarray(values)

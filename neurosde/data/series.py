@@ -36,10 +36,9 @@ class Series:
         Index into ``channel_names``.
     value : (row,) float64
         NaN only in a query: a row that is asked for and whose value is not known.
-    channel_names : tuple of str
+    channel_names, static_names : tuple of str
     static : (series, covariate) float64, optional
         Covariates that do not change with time; NaN is missing.
-    static_names : tuple of str
     labels : (series,) array, optional
         One target for each series.
     time_unit : str

@@ -16,6 +16,7 @@ def from_long(
 ) -> Fields:  # fmt: skip
     """One row for each observation, see `Series.from_long`."""
     id, time, variable, value = names
+    columns.check_lengths(df, [name for name in names if name is not None])
     ids, series = columns.codes(columns.column(df, id, argument="id"), argument=f"column {id!r}")
     kinds, channel = columns.codes(
         columns.column(df, variable, argument="variable"), argument=f"column {variable!r}"
@@ -49,6 +50,7 @@ def from_wide(
     id, time, channels = names
     apart = {id, time, *(static if isinstance(static, list | tuple) else ())}
     chosen = [name for name in df if name not in apart] if channels is None else channels
+    columns.check_lengths(df, [id, time, *chosen])
     ids, series = columns.codes(columns.column(df, id, argument="id"), argument=f"column {id!r}")
     ids, series, covariates = _covariates(df, static, id, ids, series)
     visits = {name: columns.column(df, name, argument="channels") for name in chosen}
@@ -89,7 +91,9 @@ def _covariates(df: Any, static: Any, id: str, ids: Array, series: Array) -> tup
     if isinstance(static, list | tuple):
         return ids, series, {"static": _constants(df, static, ids, series), "static_names": tuple(static)}
     listed = list(static)
-    own, place = columns.codes(static[id] if id in listed else static.index, argument=f"static[{id!r}]")
+    has_column = id in listed or isinstance(static, dict)
+    labels = columns.column(static, id, argument="static") if has_column else static.index
+    own, place = columns.codes(labels, argument=f"static[{id!r}]")
     if len(own) < len(place):
         twice = own[columns.first(np.bincount(place) > 1)]
         raise DataError(f"static has more than one row for id {columns.told(twice)}")

@@ -127,6 +127,13 @@ def test_case_13_doubled_and_missing_columns():
         Series.from_wide(wide)
 
 
+def test_columns_of_unequal_length():
+    with pytest.raises(ShapeError, match=r"columns have lengths .*'time': 2"):
+        Series.from_long({**table().to_dict("list"), "time": [0.0, 1.0]})
+    with pytest.raises(ShapeError, match="columns have lengths"):
+        Series.from_wide({"id": [1], "time": [0.0], "HR": [1.0, 2.0]})
+
+
 def test_case_15_wrong_number_of_axes():
     with pytest.raises(ShapeError, match=r"\(series, time, channel\); a single channel has its axis too"):
         Series.from_padded(np.ones((3, 4)), np.arange(4))
@@ -285,6 +292,8 @@ def test_static_columns_and_tables():
         Series.from_long(table(age=[70.0, 71.0, 30.0]), static=["age"])
     with pytest.raises(DataError, match="more than one row for id"):
         Series.from_long(table(), static=pd.DataFrame({"id": [1, 1], "age": [1.0, 2.0]}))
+    with pytest.raises(DataError, match="static: the table has no column 'id'"):
+        Series.from_long(table(), static={"age": [1.0, 2.0]})
     with pytest.raises(DataError, match="make them alike"):
         Series.from_long(table(), static=pd.DataFrame({"id": ["1", "2"], "age": [1.0, 2.0]}))
 
