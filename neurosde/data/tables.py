@@ -91,8 +91,10 @@ def _covariates(df: Any, static: Any, id: str, ids: Array, series: Array) -> tup
     if isinstance(static, list | tuple):
         return ids, series, {"static": _constants(df, static, ids, series), "static_names": tuple(static)}
     listed = list(static)
-    has_column = id in listed or isinstance(static, dict)
-    labels = columns.column(static, id, argument="static") if has_column else static.index
+    if id in listed or isinstance(static, dict):
+        labels = columns.column(static, id, argument="static")
+    else:
+        labels = static.index
     own, place = columns.codes(labels, argument=f"static[{id!r}]")
     if len(own) < len(place):
         twice = own[columns.first(np.bincount(place) > 1)]
