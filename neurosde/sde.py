@@ -169,6 +169,11 @@ def as_sde(sde: Any, names: Mapping[str, str] | None = None) -> SDE:
     return ForeignSDE(sde, names)
 
 
+def is_additive(sde: SDE) -> bool:
+    """Whether the diffusion does not depend on y, by either way of declaring it."""
+    return sde.additive or sde.noise_type == "additive"
+
+
 def diffuse(noise_type: NoiseType, g: Tensor, W: Tensor) -> Tensor:
     """Product of a diffusion and noise, ``g W``: elementwise if diagonal, else over the noise axis.
 
