@@ -1,0 +1,167 @@
+"""Multivariate normal laws, in batches: pushed through affine maps, scored, sampled."""
+
+import math
+
+import torch
+
+from neurosde.errors import DataError, ShapeError
+from neurosde.noise import as_seed, chain, normals
+from neurosde.typing import NamedTuple, Tensor
+
+_SINGULAR = 1e-14  # a pivot below this share of its variance is rounding
+
+
+class Gaussian(NamedTuple):
+    """Normal laws ``N(mean, covariance)``, float64.
+
+    Parameters
+    ----------
+    mean
+        ``(*batch, state)``.
+    covariance
+        ``(*batch, state, state)``, or any shape that broadcasts to it; may be singular.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.linear import Gaussian
+    >>> law = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
+    >>> law.push(torch.tensor([[1.0, 1.0]]).double(), noise=torch.tensor([[0.5]]).double()).covariance
+    tensor([[2.5000]], dtype=torch.float64)
+    >>> law.log_density(torch.tensor([0.0, torch.nan])) * 2  # - log(2 pi)
+    tensor(-1.8379, dtype=torch.float64)
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def push(self, matrix: Tensor, shift: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> "Gaussian":
+        """Law of ``matrix x + shift + e`` with ``e ~ N(0, noise)``.
+
+        Parameters
+        ----------
+        matrix
+            ``(..., out, state)``.
+        shift
+            ``(..., out)``.
+        noise
+            Covariance ``(..., out, out)``.
+
+        Returns
+        -------
+        Gaussian
+            Over ``out``.
+        """
+        mean = (matrix @ self.mean.unsqueeze(-1)).squeeze(-1) + shift
+        return Gaussian(mean, symmetric(matrix @ self.covariance @ matrix.mT + noise))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Log-density in nats, ``(*batch)``, of ``x (*batch, state)``; entries that are NaN are left out.
+
+        Raises
+        ------
+        DataError
+            If a covariance is singular in the entries that count.
+        """
+        seen = ~torch.isnan(x)
+        score = standardise(self, x, seen)
+        if bool(score.singular.any()):
+            index = score.singular.nonzero()[0].tolist()
+            raise DataError(f"covariance{index} is singular: the law has no density.")
+        return score.log_density
+
+    def sample(self, n: int, *, seed: int | None = None) -> Tensor:
+        """Independent draws ``(n, *batch, state)``; draw i is a function of (seed, i) and of the batch index.
+
+        Raises
+        ------
+        ShapeError
+            If ``n`` is not a positive integer.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ShapeError(f"n: expected a positive number of draws, got {n!r}.")
+        batch, device = self.mean.shape[:-1], self.mean.device
+        draw = torch.arange(n, device=device).reshape(-1, *[1] * len(batch))
+        place = torch.arange(math.prod(batch), device=device).reshape(batch)
+        key = torch.as_tensor(chain(as_seed(seed), draw, place))
+        z = normals(key, self.mean.shape[-1], torch.float64)
+        return self.mean + (square_root(self.covariance) @ z.unsqueeze(-1)).squeeze(-1)
+
+
+class Score(NamedTuple):
+    """A point beside a normal law.
+
+    Parameters
+    ----------
+    residual
+        ``x - mean``, zero where nothing was seen, ``(*batch, state)``.
+    root
+        Cholesky factor of the covariance of what was seen, completed by the identity.
+    log_density
+        ``(*batch)``, of what was seen.
+    variance
+        Diagonal of the covariance, one where nothing was seen.
+    singular
+        Whether the law has no density there, ``(*batch)``.
+    """
+
+    residual: Tensor
+    root: Tensor
+    log_density: Tensor
+    variance: Tensor
+    singular: Tensor
+
+
+def standardise(law: Gaussian, x: Tensor, seen: Tensor) -> Score:
+    """Score ``x (*batch, state)`` in the entries ``seen``, without regard to the others.
+
+    Where a singular covariance makes the score void, the caller finds ``singular`` set, and the point itself.
+    """
+    residual = torch.where(seen, x - law.mean, 0.0)
+    covariance = restrict(law.covariance, seen)
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    pivot, variance = root.diagonal(dim1=-2, dim2=-1), covariance.diagonal(dim1=-2, dim2=-1)
+    singular = (failed > 0) | ~(pivot.square() > _SINGULAR * variance).all(-1)
+    white = torch.linalg.solve_triangular(root, residual.unsqueeze(-1), upper=False).squeeze(-1)
+    log_density = (
+        -0.5 * white.square().sum(-1) - pivot.log().sum(-1) - 0.5 * math.log(2 * math.pi) * seen.sum(-1)
+    )
+    return Score(residual, root, log_density, variance, singular)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """The symmetric part, which rounding leaves."""
+    return 0.5 * (matrix + matrix.mT)
+
+
+def restrict(matrix: Tensor, kept: Tensor) -> Tensor:
+    """A matrix, or its root, in the entries ``kept (..., state)``; the identity stands for the others."""
+    eye = torch.eye(matrix.shape[-1]).to(matrix)
+    return torch.where(kept.unsqueeze(-1) & kept.unsqueeze(-2), matrix, eye)
+
+
+def square_root(covariance: Tensor) -> Tensor:
+    """Lower triangular ``R`` with ``R R'`` the covariance, which may be singular: then columns are zero.
+
+    Cholesky's factor is unique, so samples depend smoothly on the covariance. A pivot counts as zero beside
+    its own variance, whatever the units of the other states.
+
+    Parameters
+    ----------
+    covariance
+        Positive semidefinite, ``(..., state, state)``.
+
+    Returns
+    -------
+    Tensor
+        ``(..., state, state)``.
+    """
+    variance, rest, columns = covariance.diagonal(dim1=-2, dim2=-1), covariance, []
+    for j in range(covariance.shape[-1]):
+        pivot = rest[..., j, j]
+        alive = pivot > _SINGULAR * variance[..., j]
+        scale = torch.where(alive, pivot, 1.0).rsqrt() * alive
+        column = rest[..., :, j] * scale.unsqueeze(-1)
+        columns.append(column)
+        rest = rest - column.unsqueeze(-1) * column.unsqueeze(-2)
+    return torch.stack(columns, -1).tril()
