@@ -171,10 +171,10 @@ def codes(values: Any, *, argument: str) -> tuple[Array, Array]:
                 f"{argument}[{first(~whole)}] = {array[first(~whole)]}, expected an integer or a string"
             )
         array = array.astype(np.int64)
-    if array.dtype.kind in "iuU":
+    if array.dtype.kind in "iu":
         labels, index = np.unique(array, return_inverse=True)
-        return labels if labels.dtype.kind == "U" else labels.astype(np.int64), index.astype(np.int64)
-    if array.dtype.kind != "O":
+        return labels.astype(np.int64), index.astype(np.int64)
+    if array.dtype.kind not in "OU":
         raise DataError(f"{argument} has dtype {array.dtype}, expected integers or strings")
     entries = array.tolist()
     wanted = str if entries and isinstance(entries[0], str) else int | np.integer
