@@ -95,9 +95,9 @@ class MLP(nn.Module):
             raise DataError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}.")
         self.activation = ACTIVATIONS[activation]
         generator = generator or torch.Generator().manual_seed(0)
-        sizes = [in_size] + [hidden] * depth
+        sizes = itertools.chain([in_size], itertools.repeat(hidden, depth))
         self.layers = nn.ModuleList(affine(a, b, generator) for a, b in itertools.pairwise(sizes))
-        self.last = affine(sizes[-1], out_size, generator, out_scale)
+        self.last = affine(hidden if depth > 0 else in_size, out_size, generator, out_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(..., out_size)`` of inputs ``(..., in_size)``."""
@@ -157,9 +157,9 @@ class LipschitzMLP(nn.Module):
     ):
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
-        sizes = [in_size] + [hidden] * depth + [out_size]
+        sizes = itertools.chain([in_size], itertools.repeat(hidden, depth), [out_size])
         self.layers = nn.ModuleList(affine(a, b, generator) for a, b in itertools.pairwise(sizes))
-        self.side = affine(side_size, sizes[1], generator) if side_size else None
+        self.side = affine(side_size, hidden if depth > 0 else out_size, generator) if side_size else None
         self.layer_norm = lipschitz ** (1 / len(self.layers))
 
     def weights(self) -> list[Tensor]:

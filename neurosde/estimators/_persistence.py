@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 import neurosde
 from neurosde import estimators
@@ -16,7 +17,7 @@ from neurosde.typing import Any, Array
 __all__ = ["load", "read_model_info", "save"]
 
 SCHEMA = 1
-_FIELDS = {"kind", "schema", "version", "class", "params", "attributes"}
+_FIELDS = {"kind": str, "schema": int, "version": str, "class": str, "params": dict, "attributes": dict}
 
 
 def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
@@ -106,17 +107,18 @@ def _check_document(document: dict[str, Any], path: Any) -> dict[str, Any]:
     if document.get("kind") != "model":
         raise CheckpointError(f"'{path}' is no model file; its kind is {document.get('kind')!r}")
     schema = document.get("schema")
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise CheckpointError(
             f"'{path}' has schema version {schema!r}, this neurosde {neurosde.__version__} reads {SCHEMA}; "
             f"it was written by neurosde {document.get('version')!r}"
         )
-    if set(document) != _FIELDS:
-        raise CheckpointError(f"'{path}' has fields {sorted(document)}, expected {sorted(_FIELDS)}")
+    found = {name: type(value) for name, value in document.items()}
+    if found != _FIELDS:
+        raise CheckpointError(f"'{path}' is damaged: its fields are {sorted(found)} or of wrong types")
     return document
 
 
-def _class_of(name: Any, expected: type[Estimator], path: Any) -> type[Estimator]:
+def _class_of(name: str, expected: type[Estimator], path: Any) -> type[Estimator]:
     if expected is not Estimator:
         if name != expected.__name__:
             raise CheckpointError(f"'{path}' holds a {name!r}, not a {expected.__name__}; see neurosde.load")
@@ -126,10 +128,26 @@ def _class_of(name: Any, expected: type[Estimator], path: Any) -> type[Estimator
     return getattr(estimators, name)
 
 
+class _Allowance(TorchFunctionMode):
+    """Stops a module that is laid out with far more tensors than its weights explain."""
+
+    def __init__(self, n_weights: int):
+        super().__init__()
+        self.left = 10_000 + 1_000 * n_weights
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):  # leaving no_grad is a call too, and must not fail
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("they ask for more layers than the file has")
+        return result
+
+
 def _check_weights(estimator: Estimator, stored: dict[str, Array], path: Any) -> None:
     """Compare names, shapes and dtypes on the meta device, so that a lying parameter allocates nothing."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Allowance(len(stored)):
             planned = estimator._build_module().state_dict()
     except (RuntimeError, MemoryError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"'{path}': no module fits its parameters and attributes: {error}") from error

@@ -27,11 +27,12 @@ class TorchRidge(RegressorMixin, Estimator):
     """Ridge regression by AdamW, or a small network."""
 
     def __init__(
-        self, hidden=0, max_iter=200, learning_rate=0.05, batch_size=None, weight_decay=1e-3, tol=0.0,
-        early_stopping=False, validation_fraction=0.1, n_iter_no_change=10, warm_start=False, verbose=0,
-        checkpoint=None, checkpoint_every=0.0, device="auto", random_state=None, note=None,
+        self, hidden=4, depth=0, max_iter=200, learning_rate=0.05, batch_size=None, weight_decay=1e-3,
+        tol=0.0, early_stopping=False, validation_fraction=0.1, n_iter_no_change=10, warm_start=False,
+        verbose=0, checkpoint=None, checkpoint_every=0.0, device="auto", random_state=None, note=None,
     ):  # fmt: skip
         self.hidden = hidden
+        self.depth = depth
         self.max_iter = max_iter
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -49,8 +50,7 @@ class TorchRidge(RegressorMixin, Estimator):
         self.note = note
 
     def _build_module(self, generator=None):
-        depth = 1 if self.hidden else 0
-        return MLP(self.n_features_in_, 1, hidden=self.hidden, depth=depth, generator=generator).double()
+        return MLP(self.n_features_in_, 1, hidden=self.hidden, depth=self.depth, generator=generator).double()
 
     def _tensor(self, X):
         return torch.tensor((X - self.mean_) / self.scale_, device=self._device())
