@@ -160,8 +160,9 @@ def recode(record: Any, names: Sequence[str]) -> Fields:
     names = columns.names(names, len(names), argument="names")
     code = np.array([names.index(c) if c in names else -1 for c in record.channel_names], dtype=np.int32)
     channel, series = code[record.channel], record.rows_of_series()
-    order = np.lexsort((channel, record.time, series))
-    order = order[channel[order] >= 0]
+    order = np.flatnonzero(channel >= 0)
+    if not _is_sorted(series[order], record.time[order], channel[order]):
+        order = order[np.lexsort((channel[order], record.time[order], series[order]))]
     fields = {name: getattr(record, name)[order] for name in ("time", "value")}
     offsets = cut(series[order], len(record.ids))
     return fields | {"offsets": offsets, "channel": channel[order], "channel_names": names}
