@@ -122,6 +122,19 @@ class Forecaster(abc.ABC):
         levels = np.random.default_rng(seed).random((len(entries.series), n))
         return (self._points(tables, entries)[:, None] + self._spread(tables, entries, levels)).T
 
+    def state(self) -> dict[str, Any]:
+        """Fitted state of the point forecast, plain arrays and numbers: what `restore` needs."""
+        return {
+            name: value for name, value in vars(self).items() if name.endswith("_") and name != "residuals_"
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any]) -> Self:
+        """Forecaster with default parameters and the given fitted state; its forecasts are points."""
+        forecaster = cls()
+        vars(forecaster).update(state)
+        return forecaster
+
     def _spread(self, history: History, entries: Entries, levels: Array) -> Array:
         seen = history.count[entries.series, entries.channel] > 0
         return self.residuals_.evaluate(levels, entries.channel, entries.ahead, seen)
