@@ -8,8 +8,10 @@ from neurosde.noise import BrownianIncrement, BrownianPath
 from neurosde.noise.stack import DyadicStack, Pending, Proposal
 from neurosde.sde import SDE, RunningCost
 from neurosde.solve import engine
+from neurosde.solve.compiling import Compile
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
+from neurosde.solve.march import Model
 from neurosde.solve.solution import Status
 from neurosde.solve.sources import GivenNoise
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
@@ -240,6 +242,7 @@ def run_adaptive(
     *,
     replay: bool,
     recompute: bool,
+    compile: Compile,
 ) -> engine.Outcome:
     """Find the steps, and take them again where a gradient or a running cost asks for it."""
     steps = search.run(y0.detach())
@@ -248,11 +251,13 @@ def run_adaptive(
         rows = steps.ys.gather(1, wanted.unsqueeze(-1).expand(-1, -1, y0.shape[-1]))
         return engine.Outcome(rows, steps.status, steps.accepted, steps.rejected)
     save = steps.grid.save[columns[0]] if steps.grid.save.dim() == 1 else steps.grid.save.gather(1, wanted)
-    _, W, H, K = steps.increments
     grid = steps.grid._replace(save=save)
-    problem = engine.Problem(search.sde, search.stepper, GivenNoise(W, H, K), grid, costs)
-    rows, status, _ = engine.run(problem, engine.start(problem, y0), recompute=recompute)
-    return engine.Outcome(rows, torch.maximum(status, steps.status), steps.accepted, steps.rejected)
+    model = Model(search.sde, search.stepper, costs)
+    outcome = engine.run(
+        engine.Problem(model, GivenNoise(steps.increments), grid, compile), y0, recompute=recompute
+    )
+    status = torch.maximum(outcome.status, steps.status)
+    return engine.Outcome(outcome.rows, status, steps.accepted, steps.rejected)
 
 
 def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]:

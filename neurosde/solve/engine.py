@@ -1,4 +1,4 @@
-"""The loop over time steps: the only one in the package."""
+"""The loop over blocks of time steps: noise, failures, recomputation and what is kept."""
 
 import dataclasses
 
@@ -7,44 +7,25 @@ from torch.utils.checkpoint import checkpoint
 
 from neurosde.errors import ShapeError
 from neurosde.noise import AbstractNoise, BrownianIncrement
-from neurosde.sde import SDE, RunningCost
+from neurosde.sde import SDE
+from neurosde.solve.compiling import Compile, marcher
 from neurosde.solve.grid import TimeGrid
+from neurosde.solve.march import Block, Model, State, march_around, row, start
 from neurosde.solve.solution import Status
-from neurosde.solve.stepper import AbstractStepper, Carry, Step
 from neurosde.typing import NamedTuple, Tensor
 
-CHUNK = 16
+CHUNK = 10  # steps of a block: compiling more costs more and gains little
+_SECTION = 2**21  # increments that are drawn at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """All that stays the same during a solve."""
 
-    sde: SDE
-    stepper: AbstractStepper
+    model: Model
     noise: AbstractNoise
     grid: TimeGrid
-    running: tuple[RunningCost, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """All that a step changes: the state, the running costs and their present rates, the carry."""
-
-    y: Tensor
-    totals: Tensor
-    rates: Tensor
-    carry: Carry
-
-    def frozen(self, mask: Tensor, at: "State") -> "State":
-        """Replace the series of a mask by their state elsewhere, so that a failed one harms no other."""
-
-        def pick(a: Tensor, b: Tensor) -> Tensor:
-            shape = (len(mask),) + (1,) * (a.dim() - 1)
-            return torch.where(mask.view(shape), b.detach(), a)
-
-        carry = tuple(pick(a, b) for a, b in zip(self.carry, at.carry, strict=True))
-        return State(pick(self.y, at.y), pick(self.totals, at.totals), pick(self.rates, at.rates), carry)
+    compile: Compile = "off"
 
 
 class Outcome(NamedTuple):
@@ -56,124 +37,115 @@ class Outcome(NamedTuple):
     rejected: Tensor
 
 
-def start(problem: Problem, y: Tensor) -> State:
-    """State before the first step."""
-    t = problem.grid.times[..., 0].to(y.dtype)
-    t = t if t.dim() == 0 else t.unsqueeze(-1)
-    totals = y.new_zeros(len(y), len(problem.running))
-    carry = problem.stepper.start(problem.sde, t, y) if problem.grid.length else ()
-    return State(y, totals, _rates(problem, t, y), carry)
-
-
-def run(problem: Problem, state: State, *, recompute: bool) -> tuple[Tensor, Tensor, Tensor]:
+def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     """Take every step of the grid.
 
     Parameters
     ----------
-    problem, state
-        What to solve, from where.
+    problem
+        What to solve.
+    y
+        Initial states, ``(series, state)``.
     recompute
-        Keep only the state between chunks of about sqrt(steps) steps, and take them again on the way back.
-
-    Returns
-    -------
-    tuple of Tensor
-        Saved rows ``(*save, state + cost)``, status ``(series,)``, and the number of good steps
-        ``(series,)``.
+        Keep only the state between blocks of about sqrt(steps) steps, and take them again on the way back.
     """
-    n_steps, n_series = problem.grid.length, len(state.y)
-    origin = state
-    failed_at = torch.full((n_series,), n_steps + 1, device=state.y.device)
-    picker = _Picker(problem.grid, n_series)
-    picker.take(_row(state).unsqueeze(0), 0)
-    length = max(1, round(n_steps**0.5)) if recompute else CHUNK
-    for first in range(0, n_steps, length):
-        last = min(first + length, n_steps)
-        rows, after = _chunk(problem, state, first, last, failed_at, origin, recompute)
-        broken = ~torch.isfinite(rows.detach()).all(-1) & (failed_at > first)
-        if bool(broken.any()):
-            step = first + 1 + broken.to(torch.uint8).argmax(0)
-            failed_at = torch.where(broken.any(0), torch.minimum(failed_at, step), failed_at)
-            rows, after = _chunk(problem, state, first, last, failed_at, origin, recompute)
+    grid, n_steps, n_series = problem.grid, problem.grid.length, len(y)
+    t = grid.times[..., 0].to(y.dtype)
+    state = origin = start(problem.model, t if t.dim() == 0 else t.unsqueeze(-1), y)
+    failed_at = torch.full((n_series,), n_steps + 1, device=y.device)
+    picker = _Picker(grid, n_series)
+    picker.take(row(state).unsqueeze(0), 0)
+    runner = _Runner(problem, state, recompute)
+    for first in range(0, n_steps, runner.length):
+        rows, after = runner.steps(state, first, failed_at, origin)
+        if not _finite(after.y):  # what once left the finite numbers does not come back: the last state tells
+            failed_at = _first_failure(rows.detach(), first, failed_at)
+            rows, after = runner.steps(state, first, failed_at, origin)
         picker.take(rows, first + 1)
         state = after
     status = torch.where(failed_at <= n_steps, int(Status.NOT_FINITE), int(Status.SUCCESS))
-    return picker.gather(failed_at), status, torch.minimum(failed_at - 1, problem.grid.n_steps)
+    good = torch.minimum(failed_at - 1, grid.n_steps)
+    return Outcome(picker.gather(failed_at), status, good, torch.zeros_like(good))
 
 
-def _chunk(
-    problem: Problem, state: State, first: int, last: int, failed_at: Tensor, origin: State, recompute: bool
-) -> tuple[Tensor, State]:
-    """Steps ``first`` to ``last``; with ``recompute`` they leave no trace but their ends."""
-    anybody = bool((failed_at <= last).any())
-
-    def advance(y: Tensor, totals: Tensor, rates: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
-        now, rows = State(y, totals, rates, carry), []
-        for number, step in enumerate(_steps(problem, first, last, y.dtype), start=first + 1):
-            if anybody:
-                now = now.frozen(failed_at <= number, origin)
-            now = _advance(problem, now, step)
-            rows.append(_row(now))
-        return (torch.stack(rows), now.y, now.totals, now.rates, *now.carry)
-
-    parts = (state.y, state.totals, state.rates, *state.carry)
-    if recompute and torch.is_grad_enabled():
-        result = checkpoint(advance, *parts, use_reentrant=False, preserve_rng_state=False)
-    else:
-        result = advance(*parts)
-    rows, y, totals, rates, *carry = result
-    return rows, State(y, totals, rates, tuple(carry))
+def _finite(y: Tensor) -> bool:
+    """Whether no entry is infinite or NaN: a sum is neither as long as no entry is."""
+    return bool(torch.isfinite(y.detach().sum())) or bool(torch.isfinite(y).all())
 
 
-def _steps(problem: Problem, first: int, last: int, dtype: torch.dtype) -> list[Step]:
-    """Times, noise and weights of a run of steps, all computed at once."""
-    times = problem.grid.times[..., first : last + 1]
-    noise = problem.noise.increments(times, first)
-    shared = times.dim() == 1
-    h = times.diff().to(dtype) if shared else times.diff().T.unsqueeze(-1).to(dtype)
-    t = times[:-1].to(dtype) if shared else times[:, :-1].T.unsqueeze(-1).to(dtype)
-    wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
-    weights = problem.stepper.weights(problem.sde, *wide)
-    h_list, t_list = h.unbind(0), t.unbind(0)
-    unpacked = [part.unbind(0) for part in weights]
-    W = noise.W.unbind(0)
-    H = None if noise.H is None else noise.H.unbind(0)
-    K = None if noise.K is None else noise.K.unbind(0)
-    return [
-        Step(
-            t_list[i],
-            h_list[i],
-            BrownianIncrement(h_list[i], W[i], None if H is None else H[i], None if K is None else K[i]),
-            tuple(part[i] for part in unpacked),
+def _first_failure(rows: Tensor, first: int, failed_at: Tensor) -> Tensor:
+    """Number of the step at which each series leaves the finite numbers."""
+    broken = ~torch.isfinite(rows).all(-1) & (failed_at > first)
+    step = first + 1 + broken.to(torch.uint8).argmax(0)
+    return torch.where(broken.any(0), torch.minimum(failed_at, step), failed_at)
+
+
+class _Runner:
+    """Takes blocks of steps; noise is drawn for many blocks at once, outside of what is compiled."""
+
+    def __init__(self, problem: Problem, state: State, recompute: bool):
+        self.problem, self.dtype = problem, state.y.dtype
+        self.recompute = recompute and torch.is_grad_enabled()
+        n_steps = problem.grid.length
+        self.length = max(1, round(n_steps**0.5)) if self.recompute else CHUNK
+        width = problem.noise.shape[0] * problem.noise.shape[1]
+        self.section = self.length * max(1, _SECTION // (width * self.length))
+        self.drawn, self.noise = range(0), problem.noise.increments(problem.grid.times[..., :1])
+        self.marcher = marcher(problem.model, state, problem.compile)
+
+    def steps(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
+        """Take the block of steps that starts with number ``first``."""
+        last = min(first + self.length, self.problem.grid.length)
+        if self.recompute:
+            return self._recomputed(state, first, last, failed_at, origin)
+        return self._march(
+            self._block(first, last, self._noise(first, last)), state, first, failed_at, origin
         )
-        for i in range(last - first)
-    ]
 
+    def _march(
+        self, block: Block, state: State, first: int, failed_at: Tensor, origin: State
+    ) -> tuple[Tensor, State]:
+        number = first + 1 + torch.arange(len(block.t), device=failed_at.device)
+        held = failed_at <= number.unsqueeze(-1)
+        if bool(held.any()):
+            return march_around(self.problem.model, block, state, held, origin)
+        if self.marcher.compiled:
+            rows, after = self.marcher(self.problem.model, block.padded(self.length), state)
+            return rows[: len(block.t)], after
+        return self.marcher(self.problem.model, block, state)
 
-def _advance(problem: Problem, state: State, step: Step) -> State:
-    y, carry, _ = problem.stepper.step(problem.sde, step, state.y, state.carry)
-    if not problem.running:
-        return State(y, state.totals, state.rates, carry)
-    rates = _rates(problem, step.t + step.h, y)
-    totals = state.totals + 0.5 * step.h * (state.rates + rates)  # trapezium rule in time
-    stochastic = [
-        0.0 if cost.h is None else (cost.h(step.t, state.y) * step.noise.W).sum(-1)  # Ito: at the start
-        for cost in problem.running
-    ]
-    totals = totals + torch.stack([torch.as_tensor(x).to(y).expand(len(y)) for x in stochastic], dim=-1)
-    return State(y, totals, rates, carry)
+    def _recomputed(
+        self, state: State, first: int, last: int, failed_at: Tensor, origin: State
+    ) -> tuple[Tensor, State]:
+        """The same, leaving no trace but the ends; the noise is drawn again on the way back as well."""
 
+        def again(y: Tensor, totals: Tensor, rates: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+            noise = self.problem.noise.increments(self.problem.grid.times[..., first : last + 1], first)
+            block = self._block(first, last, noise)
+            rows, after = self._march(block, State(y, totals, rates, carry), first, failed_at, origin)
+            return (rows, after.y, after.totals, after.rates, *after.carry)
 
-def _rates(problem: Problem, t: Tensor, y: Tensor) -> Tensor:
-    """Present rates of the running costs, (series, cost)."""
-    if not problem.running:
-        return y.new_zeros(len(y), 0)
-    zero = y.new_zeros(len(y))
-    return torch.stack([zero if cost.c is None else cost.c(t, y).to(y) for cost in problem.running], dim=-1)
+        result = checkpoint(again, *state[:3], *state.carry, use_reentrant=False, preserve_rng_state=False)
+        rows, y, totals, rates, *carry = result
+        return rows, State(y, totals, rates, tuple(carry))
 
+    def _noise(self, first: int, last: int) -> BrownianIncrement:
+        """Noise of the steps, from a section drawn at once; the path need not be descended block by block."""
+        if last > self.drawn.stop:
+            self.drawn = range(first, min(first + self.section, self.problem.grid.length))
+            times = self.problem.grid.times[..., first : self.drawn.stop + 1]
+            self.noise = self.problem.noise.increments(times, first)
+        rows = slice(first - self.drawn.start, last - self.drawn.start)
+        return self.noise.at(rows)
 
-def _row(state: State) -> Tensor:
-    return torch.cat((state.y, state.totals), dim=-1) if state.totals.shape[-1] else state.y
+    def _block(self, first: int, last: int, noise: BrownianIncrement) -> Block:
+        times = self.problem.grid.times[..., first : last + 1]
+        shared = times.dim() == 1
+        h = times.diff().to(self.dtype) if shared else times.diff().T.unsqueeze(-1).to(self.dtype)
+        t = times[:-1].to(self.dtype) if shared else times[:, :-1].T.unsqueeze(-1).to(self.dtype)
+        wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
+        weights = self.problem.model.stepper.weights(self.problem.model.sde, *wide)
+        return Block(t, noise._replace(dt=h), weights)
 
 
 class _Picker:

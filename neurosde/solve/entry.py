@@ -10,8 +10,10 @@ from neurosde.sde import RunningCost, as_sde
 from neurosde.solve import engine
 from neurosde.solve.adaptive import StepSearch, run_adaptive, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
+from neurosde.solve.compiling import MODES, Compile
 from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.grid import check_dt, check_times, make_grid
+from neurosde.solve.march import Model
 from neurosde.solve.solution import Solution, describe_failure
 from neurosde.solve.sources import choose_noise, choose_path
 from neurosde.solve.stepper import AbstractStepper
@@ -30,6 +32,7 @@ def solve(
     seed: int | None = None,
     running: Sequence[RunningCost] = (),
     gradient: Literal["backprop", "checkpoint"] = "backprop",
+    compile: Compile = "auto",
     max_steps: int = 4096,
     series: Any = None,
 ) -> Solution:
@@ -68,6 +71,9 @@ def solve(
     gradient
         "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
         takes the rest again.
+    compile
+        "off" takes every step as it is, "chunk" compiles runs of steps at once, and "auto" compiles once as
+        much time has been spent on one kind of SDE as compiling costs.
     max_steps
         Attempts after which a series of an adaptive solve gives up.
     series
@@ -111,6 +117,8 @@ def solve(
     times = check_times(times.reshape(n_series, -1) if own_clock else times, n_series, y0.device)
     if gradient not in ("backprop", "checkpoint"):
         raise DataError(f"gradient: expected 'backprop' or 'checkpoint', got {gradient!r}.")
+    if compile not in MODES:
+        raise DataError(f"compile: expected one of {', '.join(MODES)}, got {compile!r}.")
     prepared = sde.prepared()
     adaptive = _is_adaptive(controller, dt, own_clock)
     stepper = (
@@ -130,13 +138,14 @@ def solve(
         path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
         search = StepSearch(prepared, stepper, controller, path, every, max_steps)
         replay = differentiable or bool(costs)
-        outcome = run_adaptive(search, y0, columns, costs, replay=replay, recompute=recompute)
+        outcome = run_adaptive(
+            search, y0, columns, costs, replay=replay, recompute=recompute, compile=compile
+        )
     else:
         grid = make_grid(times, check_dt(dt, times))
         source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
-        problem = engine.Problem(prepared, stepper, source, grid, costs)
-        rows, status, good = engine.run(problem, engine.start(problem, y0), recompute=recompute)
-        outcome = engine.Outcome(rows, status, good, torch.zeros_like(good))
+        problem = engine.Problem(Model(prepared, stepper, costs), source, grid, compile)
+        outcome = engine.run(problem, y0, recompute=recompute)
     return _lay_out(outcome, times, stepper, costs, batch, own_clock)
 
 

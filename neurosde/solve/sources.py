@@ -19,27 +19,26 @@ class GivenNoise(AbstractNoise):
 
     Parameters
     ----------
-    W, H, K
-        Increments of the solve's own steps, in order, ``(step, series, noise)``.
+    record
+        Increments of the solve's own steps, in order: ``W`` is ``(step, series, noise)``.
     """
 
-    def __init__(self, W: Tensor, H: Tensor | None = None, K: Tensor | None = None):
+    def __init__(self, record: BrownianIncrement):
+        W = record.W
         if W.dim() != 3:
             raise ShapeError(f"noise: expected increments (step, series, noise), got {tuple(W.shape)}.")
-        self.parts, self.shape = (W, H, K), (W.shape[1], W.shape[2])
-        self.levy = "none" if H is None else "space-time" if K is None else "space-time-time"
+        self.record, self.shape = record, (W.shape[1], W.shape[2])
+        self.levy = "none" if record.H is None else "space-time" if record.K is None else "space-time-time"
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Rows ``first`` and on of the given increments."""
         dt = torch.diff(times)
-        count = dt.shape[-1]
-        if first + count > len(self.parts[0]):
+        rows = slice(first, first + dt.shape[-1])
+        if rows.stop > len(self.record.W):
             raise ShapeError(
-                f"noise: the solve takes more than the {len(self.parts[0])} steps that were given."
+                f"noise: the solve takes more than the {len(self.record.W)} steps that were given."
             )
-        W, H, K = (None if part is None else part[first : first + count] for part in self.parts)
-        assert W is not None
-        return BrownianIncrement(dt if dt.dim() == 1 else dt.T.unsqueeze(-1), W, H, K)
+        return self.record.at(rows)._replace(dt=dt if dt.dim() == 1 else dt.T.unsqueeze(-1))
 
 
 Motion = Callable[[Tensor, Tensor], Tensor]
@@ -63,8 +62,8 @@ class ForeignNoise(AbstractNoise):
         """Increments of the foreign motion; it has no series of its own times."""
         if times.dim() != 1:
             raise DataError("noise: a torchsde Brownian motion needs times that all series share.")
-        W = torch.stack([self.motion(a, b) for a, b in itertools.pairwise(times)])
-        return BrownianIncrement(times.diff(), W)
+        W = [self.motion(a, b) for a, b in itertools.pairwise(times)]
+        return BrownianIncrement(times.diff(), torch.stack(W) if W else times.new_zeros(0, *self.shape))
 
 
 def choose_noise(
@@ -94,7 +93,7 @@ def choose_noise(
             return StepNoise(shape, levy=stepper.levy, series=series, dtype=dtype, device=grid.times.device)
         return path_over(grid.times, seed, series, stepper.levy, shape, dtype)
     if isinstance(noise, Tensor):
-        noise = GivenNoise(noise.to(dtype))
+        noise = GivenNoise(BrownianIncrement(grid.times.diff(), noise.to(dtype)))
     elif not isinstance(noise, AbstractNoise):
         if not callable(noise):
             raise DataError(f"noise: expected a source, increments or a torchsde motion, got {noise!r}.")
