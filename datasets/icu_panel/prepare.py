@@ -30,7 +30,8 @@ class Patient:
     weight: float
     sepsis: float
     severity: float
-    recovery: float
+    onset: float
+    peak: float
     renal: float
     set_point: Array
     stay: float
@@ -88,7 +89,8 @@ def admit(rng: np.random.Generator) -> Patient:
         weight=float(np.clip(rng.normal(74 + 12 * male, 14), 42, 150).round()),
         sepsis=sepsis,
         severity=float(severity),
-        recovery=float(np.exp(rng.normal(-3.0 - 0.012 * (age - 64), 0.5))),
+        onset=float(-rng.uniform(1, 14)),
+        peak=float(np.exp(rng.normal(2.3 + 0.3 * sepsis + 0.01 * (age - 64), 0.5))),
         renal=float(rng.normal(0.3 * sepsis + 0.012 * (age - 64), 0.5)),
         set_point=rng.standard_normal(len(CHANNELS)),
         stay=HOURS if rng.random() < 0.8 else float(rng.uniform(30, HOURS)),
@@ -151,7 +153,7 @@ def times_and_amounts_of_doses(patient: Patient, rng: np.random.Generator) -> di
     amount = 250 * np.round(patient.weight * rng.uniform(13, 19) / 250)
     # The infusion is set every few hours; its rate follows the illness that is left.
     settings = np.sort(rng.uniform(0, HOURS, 10))
-    left = patient.severity * np.exp(-patient.recovery * settings)
+    left = course(settings, patient)
     rate = np.round(np.clip(0.09 * (left - 1.4) + rng.normal(0, 0.03, 10), 0, 0.6), 2)
     fever = np.sort(rng.uniform(0, HOURS, rng.poisson(1.5 + 3 * patient.sepsis)))
     sugar = np.sort(rng.uniform(0, HOURS, rng.poisson(1.2 * patient.severity)))
@@ -169,13 +171,13 @@ def times_and_amounts_of_doses(patient: Patient, rng: np.random.Generator) -> di
 def physiology(
     time: Array, patient: Patient, doses: dict[str, tuple[Array, Array]], rng: np.random.Generator
 ) -> tuple[dict[str, Array], Array]:
-    r"""Every measured channel at every time, and the illness behind them.
+    """Every measured channel at every time, and the illness behind them.
 
-    The illness is :math:`s_0 e^{-\rho t}` plus a shared Ornstein-Uhlenbeck fluctuation; each channel adds one
-    of its own (correlation times from one to thirty hours), its set point and the effects of the drugs.
+    The illness is its `course` plus a shared Ornstein-Uhlenbeck fluctuation; each channel adds one of its own
+    (correlation times from one to thirty hours), its set point and the effects of the drugs.
     """
-    slow = np.maximum(patient.severity * np.exp(-patient.recovery * time), 0.0)
-    illness = slow + 0.45 * np.sqrt(patient.severity) * ornstein_uhlenbeck(time, 1 / 8, rng)[0]
+    slow = course(time, patient)
+    illness = slow + 0.3 * np.sqrt(patient.severity) * ornstein_uhlenbeck(time, 1 / 8, rng)[0]
     inflammation = 0.6 * patient.sepsis + 0.5 * illness + 0.5 * ornstein_uhlenbeck(time, 1 / 20, rng)[0]
     renal = patient.renal + 0.12 * slow + 0.25 * ornstein_uhlenbeck(time, 1 / 30, rng)[0]
     own = dict(zip(CHANNELS, ornstein_uhlenbeck(time, 1 / 2.5, rng, len(CHANNELS)), strict=True))
@@ -208,6 +210,15 @@ def physiology(
         "UrineRate": patient.weight * np.exp(-0.1 - 0.5 * renal - 0.12 * slow + 0.25 * own["UrineRate"]),
     }
     return truth, illness
+
+
+def course(time: Array, patient: Patient) -> Array:
+    r"""What the acute illness would be without fluctuation: it starts before admission, peaks and recedes.
+
+    .. math:: s_0\, u\, e^{1 - u}, \qquad u = (t - t_{onset}) / t_{peak}
+    """
+    u = (time - patient.onset) / patient.peak
+    return patient.severity * u * np.exp(1 - u)
 
 
 def concentration(time: Array, given: Array, amount: Array, rate: float) -> Array:
