@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
 def read_evidence(times: Any, values: Any, observation: Any, initial: Gaussian, like: Tensor) -> Evidence:
     """Check the arguments of inference against each other; ``like`` is A."""
     C, R = check_observation(observation, len(like), like)
-    values = torch.as_tensor(values, device=like.device).to(torch.float64)
+    values = torch.as_tensor(values, dtype=torch.float64, device=like.device)
     if values.dim() < 2 or values.shape[-1] != len(C) or 0 in values.shape:
         raise ShapeError(
             f"values: expected (*batch, time, {len(C)}) = (*batch, time, channel), got "
@@ -60,7 +60,7 @@ def read_evidence(times: Any, values: Any, observation: Any, initial: Gaussian, 
 
 def check_times(times: Any, batch: tuple[int, ...], device: torch.device, argument: str) -> Tensor:
     """Times ``(time,)`` or ``(*batch, time)`` as ``(1 or series, time)``; in any order, NaN anywhere."""
-    times = torch.as_tensor(times, device=device).detach().to(torch.float64)
+    times = torch.as_tensor(times, dtype=torch.float64, device=device).detach()
     if times.dim() == 0 or times.shape[-1] == 0 or (times.dim() > 1 and tuple(times.shape[:-1]) != batch):
         raise ShapeError(
             f"{argument}: expected (time,) or {_axes(batch, 'time')} with at least one time, "
@@ -89,7 +89,7 @@ def check_observation(observation: Any, n_state: int, like: Tensor) -> tuple[Ten
     """``(C, R)`` as matrices; None sees the state itself without noise."""
     if observation is None:
         return torch.eye(n_state).to(like), like.new_zeros(n_state, n_state)
-    C, R = (torch.as_tensor(x, device=like.device).to(torch.float64) for x in observation)
+    C, R = _pair(observation, "observation", "(C, R)", like)
     if C.dim() != 2 or C.shape[1] != n_state or len(C) == 0:
         raise ShapeError(f"observation: expected C (channel, {n_state}), got {tuple(C.shape)}.")
     if R.dim() < 2:
@@ -106,7 +106,7 @@ def check_observation(observation: Any, n_state: int, like: Tensor) -> tuple[Ten
 def check_law(initial: Any, batch: tuple[int, ...], like: Tensor) -> Gaussian:
     """A law for all series or one for each: mean ``(series, state)``, covariance ``(1 or series, ...)``."""
     n_state = len(like)
-    mean, covariance = (torch.as_tensor(x, device=like.device).to(torch.float64) for x in initial)
+    mean, covariance = _pair(initial, "initial", "(mean, covariance)", like)
     for name, x, shape in (("mean", mean, (n_state,)), ("covariance", covariance, (n_state, n_state))):
         if tuple(x.shape) not in (shape, (*batch, *shape)):
             raise ShapeError(f"initial: expected {name} {shape} or {(*batch, *shape)}, got {tuple(x.shape)}.")
@@ -126,6 +126,15 @@ def check_covariance(name: str, covariance: Tensor) -> Tensor:
     if lowest < -1e-10 * size:
         raise DataError(f"{name}: expected no negative eigenvalue, got {lowest:.3g}.")
     return covariance
+
+
+def _pair(pair: Any, argument: str, names: str, like: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        first, second = pair
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{argument}: expected a pair {names}, got {pair!r}.") from error
+    first, second = (torch.as_tensor(x, dtype=torch.float64, device=like.device) for x in (first, second))
+    return first, second
 
 
 def _check_finite(name: str, x: Tensor) -> None:

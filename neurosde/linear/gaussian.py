@@ -122,10 +122,9 @@ def standardise(law: Gaussian, x: Tensor, seen: Tensor) -> Score:
     root, failed = torch.linalg.cholesky_ex(covariance)
     pivot, variance = root.diagonal(dim1=-2, dim2=-1), covariance.diagonal(dim1=-2, dim2=-1)
     singular = (failed > 0) | ~(pivot.square() > _SINGULAR * variance).all(-1)
+    count = seen.to(residual).sum(-1)  # an integer times a float would be single precision
     white = torch.linalg.solve_triangular(root, residual.unsqueeze(-1), upper=False).squeeze(-1)
-    log_density = (
-        -0.5 * white.square().sum(-1) - pivot.log().sum(-1) - 0.5 * math.log(2 * math.pi) * seen.sum(-1)
-    )
+    log_density = -0.5 * white.square().sum(-1) - pivot.log().sum(-1) - 0.5 * math.log(2 * math.pi) * count
     return Score(residual, root, log_density, variance, singular)
 
 

@@ -164,7 +164,7 @@ class LinearSDE(SDE):
         torch.Size([2, 3, 1])
         """
         d = len(self.A)
-        y0 = torch.as_tensor(y0, device=self.A.device).to(torch.float64)
+        y0 = torch.as_tensor(y0, dtype=torch.float64, device=self.A.device)
         if y0.dim() == 0 or y0.shape[-1] != d or 0 in y0.shape:
             raise ShapeError(f"y0: expected (*batch, {d}) = (*batch, state), got {tuple(y0.shape)}.")
         if not bool(torch.isfinite(y0).all()):
@@ -317,7 +317,7 @@ class LinearSDE(SDE):
 
     def _read(self, times: Any, values: Any, observation: Any, initial: Any) -> Evidence:
         initial = self.stationary() if initial is None else initial
-        return checks.read_evidence(times, values, observation, initial, self.A)
+        return checks.read_evidence(times, values, observation, initial, self.A.to(torch.float64))
 
     def _run(self, evidence: Evidence) -> tuple[Filtered, Transition]:
         """Filter; what all series share is kept once."""

@@ -75,7 +75,7 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
             f"duration: expected finite lengths of time >= 0, {where} is {tau[tuple(index)].item()}."
         )
     norm = max(float(torch.linalg.matrix_norm(A.detach(), order)) for order in (1, math.inf))
-    growth = norm * (float(tau.max()) if tau.numel() else 0.0)
+    growth = norm * (float(tau.detach().max()) if tau.numel() else 0.0)
     if math.isinf(growth):
         raise DataError(f"duration: |A| duration overflows; |A| is {norm:.3g}.")
     n_doublings = max(0, 1 + math.ceil(math.log2(growth))) if growth > 0 else 0
@@ -91,7 +91,8 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
     for name, x in (("Phi", Phi), ("m", m), ("Q", Q)):
         if not bool(torch.isfinite(x).all()):
             raise DataError(
-                f"duration: {name} overflows within {float(tau.max()):.6g}; A is unstable, take less time."
+                f"duration: {name} overflows within {float(tau.detach().max()):.6g}; A is unstable, "
+                "take less time."
             )
     return Transition(Phi, m, 0.5 * (Q + Q.mT))
 
