@@ -5,7 +5,7 @@ from torch import nn
 
 from neurosde.errors import DataError, ShapeError
 from neurosde.nets import MLP, LipschitzMLP
-from neurosde.paths import AbstractPath, as_path
+from neurosde.paths import AbstractPath, ConstantPath, as_path
 from neurosde.sde import SDE
 from neurosde.typing import Any, Tensor
 
@@ -174,6 +174,13 @@ class DrivenCell(SDE):
     def decay(self, t: Tensor) -> Tensor | None:
         """Linear part of the cell."""
         return self.cell.decay(t)
+
+    def dependencies(self) -> tuple[Tensor, ...]:
+        """Shrunk weights in the place of the raw ones, and a constant control."""
+        raw = {id(layer.get_parameter("weight")) for layer in self.cell.pull.layers}
+        own = tuple(x for x in self.cell.parameters() if id(x) not in raw)
+        control = (self.path.value,) if isinstance(self.path, ConstantPath) else ()
+        return (*own, *(self.weights or ()), *control)
 
     def prepared(self) -> SDE:
         """Fix the shrunk weights for one solve."""

@@ -73,6 +73,10 @@ class SDE(nn.Module, abc.ABC):
         """What one solve steps: work that is the same for all its steps is done here, once."""
         return self
 
+    def dependencies(self) -> tuple[Tensor, ...]:
+        """Tensors that the fields depend on directly: what a gradient without a graph must be asked for."""
+        return tuple(self.parameters())
+
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """Drift under torchsde's name."""
         return self.drift(t, y)

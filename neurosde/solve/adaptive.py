@@ -6,14 +6,11 @@ import torch
 
 from neurosde.noise import BrownianIncrement, BrownianPath
 from neurosde.noise.stack import DyadicStack, Pending, Proposal
-from neurosde.sde import SDE, RunningCost
+from neurosde.sde import SDE
 from neurosde.solve import engine
-from neurosde.solve.compiling import Compile
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
-from neurosde.solve.march import Model
 from neurosde.solve.solution import Status
-from neurosde.solve.sources import GivenNoise
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
 from neurosde.typing import Tensor
 
@@ -42,6 +39,18 @@ class AcceptedSteps:
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+
+    def outcome(self, columns: Tensor) -> engine.Outcome:
+        """States at the requested times, which stand in these columns of all the times to end on."""
+        wanted = columns.expand(len(self.ys), -1).unsqueeze(-1).expand(-1, -1, self.ys.shape[-1])
+        return engine.Outcome(self.ys.gather(1, wanted), self.status, self.accepted, self.rejected)
+
+    def grid_of(self, columns: Tensor) -> TimeGrid:
+        """The accepted steps as a fixed grid that keeps the requested times."""
+        shared = self.grid.save.dim() == 1
+        return self.grid._replace(
+            save=self.grid.save[columns[0]] if shared else self.grid.save.gather(1, columns)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,32 +241,6 @@ class StepSearch:
         out = stacked.new_zeros(n_steps + 1, *stacked.shape[1:])
         index = place.unsqueeze(-1).expand(len(stacked), *stacked.shape[1:])
         return out.scatter_(0, index, stacked)[:n_steps]
-
-
-def run_adaptive(
-    search: StepSearch,
-    y0: Tensor,
-    columns: Tensor,
-    costs: tuple[RunningCost, ...],
-    *,
-    replay: bool,
-    recompute: bool,
-    compile: Compile,
-) -> engine.Outcome:
-    """Find the steps, and take them again where a gradient or a running cost asks for it."""
-    steps = search.run(y0.detach())
-    wanted = columns.expand(len(y0), -1)
-    if not replay:
-        rows = steps.ys.gather(1, wanted.unsqueeze(-1).expand(-1, -1, y0.shape[-1]))
-        return engine.Outcome(rows, steps.status, steps.accepted, steps.rejected)
-    save = steps.grid.save[columns[0]] if steps.grid.save.dim() == 1 else steps.grid.save.gather(1, wanted)
-    grid = steps.grid._replace(save=save)
-    model = Model(search.sde, search.stepper, costs)
-    outcome = engine.run(
-        engine.Problem(model, GivenNoise(steps.increments), grid, compile), y0, recompute=recompute
-    )
-    status = torch.maximum(outcome.status, steps.status)
-    return engine.Outcome(outcome.rows, status, steps.accepted, steps.rejected)
 
 
 def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]:

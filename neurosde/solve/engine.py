@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from neurosde.errors import ShapeError
-from neurosde.noise import AbstractNoise, BrownianIncrement
+from neurosde.noise import AbstractNoise
 from neurosde.sde import SDE
 from neurosde.solve.compiling import Compile, marcher
 from neurosde.solve.grid import TimeGrid
@@ -36,6 +36,10 @@ class Outcome(NamedTuple):
     accepted: Tensor
     rejected: Tensor
 
+    def seen_again(self, replay: "Outcome") -> "Outcome":
+        """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
+        return self._replace(rows=replay.rows, status=torch.maximum(self.status, replay.status))
+
 
 def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     """Take every step of the grid.
@@ -49,58 +53,99 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     recompute
         Keep only the state between blocks of about sqrt(steps) steps, and take them again on the way back.
     """
-    grid, n_steps, n_series = problem.grid, problem.grid.length, len(y)
+    grid = problem.grid
     t = grid.times[..., 0].to(y.dtype)
     state = origin = start(problem.model, t if t.dim() == 0 else t.unsqueeze(-1), y)
-    failed_at = torch.full((n_series,), n_steps + 1, device=y.device)
-    picker = _Picker(grid, n_series)
+    failed_at = torch.full((len(y),), grid.length + 1, device=y.device)
+    picker = Picker(grid, len(y))
     picker.take(row(state).unsqueeze(0), 0)
     runner = _Runner(problem, state, recompute)
-    for first in range(0, n_steps, runner.length):
+    for first in range(0, grid.length, runner.source.length):
         rows, after = runner.steps(state, first, failed_at, origin)
-        if not _finite(after.y):  # what once left the finite numbers does not come back: the last state tells
-            failed_at = _first_failure(rows.detach(), first, failed_at)
+        if not is_finite(
+            after.y
+        ):  # what once left the finite numbers does not come back: the last state tells
+            failed_at = first_failure(rows.detach(), first, failed_at)
             rows, after = runner.steps(state, first, failed_at, origin)
         picker.take(rows, first + 1)
         state = after
-    status = torch.where(failed_at <= n_steps, int(Status.NOT_FINITE), int(Status.SUCCESS))
+    return outcome_of(picker.gather(failed_at), failed_at, grid)
+
+
+def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:
+    """Rows of a fixed grid with the status and counts that follow from the steps at which series failed."""
+    status = torch.where(failed_at <= grid.length, int(Status.NOT_FINITE), int(Status.SUCCESS))
     good = torch.minimum(failed_at - 1, grid.n_steps)
-    return Outcome(picker.gather(failed_at), status, good, torch.zeros_like(good))
+    return Outcome(rows, status, good, torch.zeros_like(good))
 
 
-def _finite(y: Tensor) -> bool:
-    """Whether no entry is infinite or NaN: a sum is neither as long as no entry is."""
+def is_finite(y: Tensor) -> bool:
+    """Whether no entry is infinite or NaN: a finite sum says so at once."""
     return bool(torch.isfinite(y.detach().sum())) or bool(torch.isfinite(y).all())
 
 
-def _first_failure(rows: Tensor, first: int, failed_at: Tensor) -> Tensor:
+def first_failure(rows: Tensor, first: int, failed_at: Tensor) -> Tensor:
     """Number of the step at which each series leaves the finite numbers."""
     broken = ~torch.isfinite(rows).all(-1) & (failed_at > first)
     step = first + 1 + broken.to(torch.uint8).argmax(0)
     return torch.where(broken.any(0), torch.minimum(failed_at, step), failed_at)
 
 
+class BlockSource:
+    """Blocks of steps with their noise, which is drawn for many blocks at once.
+
+    Parameters
+    ----------
+    problem
+        What is solved.
+    dtype
+        Of the states.
+    length
+        Steps of a block.
+    """
+
+    def __init__(self, problem: Problem, dtype: torch.dtype, length: int = CHUNK):
+        self.problem, self.dtype, self.length = problem, dtype, length
+        width = problem.noise.shape[0] * problem.noise.shape[1]
+        self.section = length * max(1, _SECTION // (width * length))
+        self.drawn, self.noise = range(0), problem.noise.increments(problem.grid.times[..., :1])
+
+    def block(self, first: int, *, afresh: bool = False) -> Block:
+        """Steps from number ``first`` on; ``afresh`` draws noise for them alone, and keeps none."""
+        times = self.problem.grid.times
+        last = min(first + self.length, times.shape[-1] - 1)
+        if afresh:
+            noise = self.problem.noise.increments(times[..., first : last + 1], first)
+        else:
+            if first not in self.drawn or last > self.drawn.stop:
+                begin = first - first % self.section
+                self.drawn = range(begin, min(begin + self.section, times.shape[-1] - 1))
+                self.noise = self.problem.noise.increments(times[..., begin : self.drawn.stop + 1], begin)
+            noise = self.noise.at(slice(first - self.drawn.start, last - self.drawn.start))
+        own = times[..., first : last + 1]
+        shared = own.dim() == 1
+        h = own.diff().to(self.dtype) if shared else own.diff().T.unsqueeze(-1).to(self.dtype)
+        t = own[:-1].to(self.dtype) if shared else own[:, :-1].T.unsqueeze(-1).to(self.dtype)
+        wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
+        weights = self.problem.model.stepper.weights(self.problem.model.sde, *wide)
+        return Block(t, noise._replace(dt=h), weights)
+
+
 class _Runner:
-    """Takes blocks of steps; noise is drawn for many blocks at once, outside of what is compiled."""
+    """Takes blocks of steps: compiled or not, recomputed or not, around failed series or not."""
 
     def __init__(self, problem: Problem, state: State, recompute: bool):
-        self.problem, self.dtype = problem, state.y.dtype
+        self.problem = problem
         self.recompute = recompute and torch.is_grad_enabled()
-        n_steps = problem.grid.length
-        self.length = max(1, round(n_steps**0.5)) if self.recompute else CHUNK
-        width = problem.noise.shape[0] * problem.noise.shape[1]
-        self.section = self.length * max(1, _SECTION // (width * self.length))
-        self.drawn, self.noise = range(0), problem.noise.increments(problem.grid.times[..., :1])
+        length = max(1, round(problem.grid.length**0.5)) if self.recompute else CHUNK
+        self.source = BlockSource(problem, state.y.dtype, length)
         self.marcher = marcher(problem.model, state, problem.compile)
 
     def steps(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
         """Take the block of steps that starts with number ``first``."""
-        last = min(first + self.length, self.problem.grid.length)
         if self.recompute:
-            return self._recomputed(state, first, last, failed_at, origin)
-        return self._march(
-            self._block(first, last, self._noise(first, last)), state, first, failed_at, origin
-        )
+            return self._recomputed(state, first, failed_at, origin)
+        return self._march(self.source.block(first), state, first, failed_at, origin)
 
     def _march(
         self, block: Block, state: State, first: int, failed_at: Tensor, origin: State
@@ -110,18 +155,15 @@ class _Runner:
         if bool(held.any()):
             return march_around(self.problem.model, block, state, held, origin)
         if self.marcher.compiled:
-            rows, after = self.marcher(self.problem.model, block.padded(self.length), state)
+            rows, after = self.marcher(self.problem.model, block.padded(self.source.length), state)
             return rows[: len(block.t)], after
         return self.marcher(self.problem.model, block, state)
 
-    def _recomputed(
-        self, state: State, first: int, last: int, failed_at: Tensor, origin: State
-    ) -> tuple[Tensor, State]:
+    def _recomputed(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
         """The same, leaving no trace but the ends; the noise is drawn again on the way back as well."""
 
         def again(y: Tensor, totals: Tensor, rates: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
-            noise = self.problem.noise.increments(self.problem.grid.times[..., first : last + 1], first)
-            block = self._block(first, last, noise)
+            block = self.source.block(first, afresh=True)
             rows, after = self._march(block, State(y, totals, rates, carry), first, failed_at, origin)
             return (rows, after.y, after.totals, after.rates, *after.carry)
 
@@ -129,26 +171,8 @@ class _Runner:
         rows, y, totals, rates, *carry = result
         return rows, State(y, totals, rates, tuple(carry))
 
-    def _noise(self, first: int, last: int) -> BrownianIncrement:
-        """Noise of the steps, from a section drawn at once; the path need not be descended block by block."""
-        if last > self.drawn.stop:
-            self.drawn = range(first, min(first + self.section, self.problem.grid.length))
-            times = self.problem.grid.times[..., first : self.drawn.stop + 1]
-            self.noise = self.problem.noise.increments(times, first)
-        rows = slice(first - self.drawn.start, last - self.drawn.start)
-        return self.noise.at(rows)
 
-    def _block(self, first: int, last: int, noise: BrownianIncrement) -> Block:
-        times = self.problem.grid.times[..., first : last + 1]
-        shared = times.dim() == 1
-        h = times.diff().to(self.dtype) if shared else times.diff().T.unsqueeze(-1).to(self.dtype)
-        t = times[:-1].to(self.dtype) if shared else times[:, :-1].T.unsqueeze(-1).to(self.dtype)
-        wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
-        weights = self.problem.model.stepper.weights(self.problem.model.sde, *wide)
-        return Block(t, noise._replace(dt=h), weights)
-
-
-class _Picker:
+class Picker:
     """Collects the rows that were asked for as they come by, and lays them out at the end."""
 
     def __init__(self, grid: TimeGrid, n_series: int):

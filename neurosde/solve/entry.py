@@ -5,19 +5,21 @@ import warnings
 
 import torch
 
-from neurosde.errors import DataError, ShapeError
-from neurosde.sde import RunningCost, as_sde
+from neurosde.errors import DataError, ShapeError, SolveError
+from neurosde.sde import SDE, RunningCost, as_sde
 from neurosde.solve import engine
-from neurosde.solve.adaptive import StepSearch, run_adaptive, with_jumps
+from neurosde.solve.adaptive import StepSearch, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.compiling import MODES, Compile
 from neurosde.solve.controller import ConstantStep, PIController
+from neurosde.solve.gradients import GRADIENTS, Gradient, take_steps
 from neurosde.solve.grid import check_dt, check_times, make_grid
+from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.march import Model
 from neurosde.solve.solution import Solution, describe_failure
-from neurosde.solve.sources import choose_noise, choose_path
+from neurosde.solve.sources import GivenNoise, choose_noise, choose_path
 from neurosde.solve.stepper import AbstractStepper
-from neurosde.typing import Any, Literal, Sequence, Tensor
+from neurosde.typing import Any, Sequence, Tensor
 
 
 def solve(
@@ -31,7 +33,7 @@ def solve(
     dt: float | Tensor | None = None,
     seed: int | None = None,
     running: Sequence[RunningCost] = (),
-    gradient: Literal["backprop", "checkpoint"] = "backprop",
+    gradient: Gradient = "backprop",
     compile: Compile = "auto",
     max_steps: int = 4096,
     series: Any = None,
@@ -70,7 +72,8 @@ def solve(
         Costs to accumulate along the paths in the same pass.
     gradient
         "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
-        takes the rest again.
+        takes the rest again; "reversible" keeps none and undoes them, for Stratonovich SDEs that are not
+        strongly dissipative.
     compile
         "off" takes every step as it is, "chunk" compiles runs of steps at once, and "auto" compiles once as
         much time has been spent on one kind of SDE as compiling costs.
@@ -107,46 +110,61 @@ def solve(
     >>> solution.stats["accepted"].tolist()
     [10, 10, 10]
     """
-    sde = as_sde(sde)
     y0, batch = _check_state(y0)
-    n_series = len(y0)
-    times = torch.as_tensor(ts)
-    own_clock = times.dim() > 1
-    if own_clock and tuple(times.shape[:-1]) != batch:
-        raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(times.shape)}.")
-    times = check_times(times.reshape(n_series, -1) if own_clock else times, n_series, y0.device)
-    if gradient not in ("backprop", "checkpoint"):
-        raise DataError(f"gradient: expected 'backprop' or 'checkpoint', got {gradient!r}.")
-    if compile not in MODES:
-        raise DataError(f"compile: expected one of {', '.join(MODES)}, got {compile!r}.")
-    prepared = sde.prepared()
+    ts, own_clock = torch.as_tensor(ts), torch.as_tensor(ts).dim() > 1
+    if own_clock and tuple(ts.shape[:-1]) != batch:
+        raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(ts.shape)}.")
+    times = check_times(ts.reshape(len(y0), -1) if own_clock else ts, len(y0), y0.device)
+    _check_words(gradient=(gradient, GRADIENTS), compile=(compile, MODES))
     adaptive = _is_adaptive(controller, dt, own_clock)
-    stepper = (
-        choose_stepper(prepared, adaptive) if stepper is None else check_stepper(stepper, prepared, adaptive)
-    )
-    costs = _check_running(running)
+    prepared, costs = as_sde(sde).prepared(), _check_running(running)
+    stepper = _stepper(stepper, prepared, adaptive, gradient, costs)
     t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
-    shape = (n_series, engine.noise_channels(prepared, t0, y0))
-    differentiable = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
+    shape = (len(y0), engine.noise_channels(prepared, t0, y0))
+    flows = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
     keys = None if series is None else torch.as_tensor(series).reshape(-1)
-    recompute = gradient == "checkpoint"
+    model = Model(prepared, stepper, costs)
     if isinstance(controller, PIController):
-        clocks = torch.atleast_2d(times).expand(1 if controller.whole_batch else n_series, -1)
+        clocks = torch.atleast_2d(times).expand(1 if controller.whole_batch else len(y0), -1)
         every, columns = with_jumps(clocks, controller.jump_times)
         ends = every[0] if controller.whole_batch else every
         path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
-        search = StepSearch(prepared, stepper, controller, path, every, max_steps)
-        replay = differentiable or bool(costs)
-        outcome = run_adaptive(
-            search, y0, columns, costs, replay=replay, recompute=recompute, compile=compile
-        )
+        steps = StepSearch(prepared, stepper, controller, path, every, max_steps).run(y0.detach())
+        outcome = steps.outcome(columns)
+        if flows or costs:
+            replay = engine.Problem(model, GivenNoise(steps.increments), steps.grid_of(columns), compile)
+            outcome = outcome.seen_again(take_steps(replay, y0, gradient))
     else:
         grid = make_grid(times, check_dt(dt, times))
         source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
-        problem = engine.Problem(Model(prepared, stepper, costs), source, grid, compile)
-        outcome = engine.run(problem, y0, recompute=recompute)
+        outcome = take_steps(engine.Problem(model, source, grid, compile), y0, gradient)
     return _lay_out(outcome, times, stepper, costs, batch, own_clock)
+
+
+def _stepper(
+    stepper: AbstractStepper | None,
+    sde: SDE,
+    adaptive: bool,
+    gradient: Gradient,
+    costs: tuple[RunningCost, ...],
+) -> AbstractStepper:
+    """The stepper of the solve: the caller's, checked, or the default."""
+    if gradient == "reversible":
+        if costs:
+            raise DataError("running: costs need a gradient that keeps the steps; use gradient='checkpoint'.")
+        if stepper is not None and not isinstance(stepper, ReversibleHeun):
+            raise SolveError(
+                f"gradient='reversible' undoes ReversibleHeun steps; got {type(stepper).__name__}."
+            )
+        stepper = ReversibleHeun()
+    return choose_stepper(sde, adaptive) if stepper is None else check_stepper(stepper, sde, adaptive)
+
+
+def _check_words(**given: tuple[str, Sequence[str]]) -> None:
+    for name, (word, known) in given.items():
+        if word not in known:
+            raise DataError(f"{name}: expected one of {', '.join(known)}, got {word!r}.")
 
 
 def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
@@ -157,9 +175,7 @@ def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
             f"controller: expected ConstantStep(), PIController(...) or None, got {controller!r}."
         )
     if dt is not None:
-        raise DataError(
-            "dt: an adaptive solve finds its steps; give PIController(first=...) for the first one."
-        )
+        raise DataError("dt: an adaptive solve finds its steps; give PIController(first=...) for the first.")
     if controller.whole_batch and own_clock:
         raise DataError("controller: whole_batch=True needs times that all series share.")
     return True

@@ -1,0 +1,15 @@
+"""How the gradient of a fixed grid is kept, taken again or undone."""
+
+from neurosde.solve import engine
+from neurosde.solve.reversible import run_reversible
+from neurosde.typing import Literal, Tensor
+
+Gradient = Literal["backprop", "checkpoint", "reversible"]
+GRADIENTS: tuple[Gradient, ...] = ("backprop", "checkpoint", "reversible")
+
+
+def take_steps(problem: engine.Problem, y: Tensor, gradient: Gradient) -> engine.Outcome:
+    """Take every step of the grid, so that its gradient can be had in the way asked for."""
+    if gradient == "reversible":
+        return run_reversible(problem, y)
+    return engine.run(problem, y, recompute=gradient == "checkpoint")
