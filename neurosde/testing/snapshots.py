@@ -9,8 +9,9 @@ from neurosde.typing import Any, Array, Callable, Sequence
 
 __all__ = ["check_snapshot_estimator", "snapshot_case"]
 
-# scikit-learn runs it only where an environment variable switches SciPy to the array API.
-_SKIPPED = {"check_array_api_input"}
+_SKIPS = {
+    "check_array_api_input": "it runs only where SCIPY_ARRAY_API switches SciPy to the array API",
+}
 
 
 def check_snapshot_estimator(
@@ -18,8 +19,8 @@ def check_snapshot_estimator(
     data: Callable[[int], tuple[Any, ...]],
     answer: Callable[[Any, Any], Sequence[Array]],
     *,
-    expected_failures: dict[int, str] | None = None,
-) -> dict[int, str]:
+    expected_failures: dict[int | str, str] | None = None,
+) -> dict[int | str, str]:
     """Run scikit-learn's `check_estimator` and checks 1 to 21 on an estimator of a table of cells.
 
     Parameters
@@ -31,29 +32,47 @@ def check_snapshot_estimator(
     answer
         Takes the fitted estimator and X, gives one array a cell.
     expected_failures
-        Reasons by number of our checks that must fail; scikit-learn's have none.
+        Reasons of the checks that must fail: scikit-learn's by name, ours by number. One that passes is an
+        error, so that the list stays true.
 
     Returns
     -------
-    dict of int to str
-        Reasons of our checks that did not apply or failed as expected.
+    dict of int or str to str
+        Reasons of the checks that did not apply or failed as expected.
 
     Raises
     ------
     ExceptionGroup
         Of every failure.
     """
+    expected = expected_failures or {}
+    theirs = {key: reason for key, reason in expected.items() if isinstance(key, str)}
+    ours = {key: reason for key, reason in expected.items() if isinstance(key, int)}
+    left_out = _run_scikit_learn(estimator, theirs)
+    return left_out | run_checks(estimator_checks(), snapshot_case(estimator, data, answer), ours)
+
+
+def _run_scikit_learn(estimator: Any, expected: dict[str, str]) -> dict[int | str, str]:
     generator = check_random_state(None)  # numpy's global one, which some of scikit-learn's checks draw from
     state = generator.get_state()
-    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks=expected)
     generator.set_state(state)
-    failures = [result["exception"] for result in results if result["status"] not in ("passed", "skipped")]
-    skipped = {result["check_name"] for result in results if result["status"] == "skipped"} - _SKIPPED
-    failures += [AssertionError(f"scikit-learn skipped {name}") for name in sorted(skipped)]
+    left_out: dict[int | str, str] = {}
+    failures = []
+    for result in results:
+        name, status, error = result["check_name"], result["status"], result["exception"]
+        if status == "xfail" or (status == "skipped" and name in _SKIPS):
+            left_out[name] = expected.get(name) or _SKIPS[name]
+        elif status == "passed" and name in expected:
+            failures.append(AssertionError(f"{name} passes; take it off expected_failures"))
+        elif status != "passed":
+            error = error or AssertionError(f"{name}: {status}")
+            error.add_note(f"scikit-learn's {name}: {status}")
+            failures.append(error)
     if failures:
         name = type(estimator).__name__
         raise ExceptionGroup(f"{name} fails {len(failures)} of {len(results)} scikit-learn checks", failures)
-    return run_checks(estimator_checks(), snapshot_case(estimator, data, answer), expected_failures)
+    return left_out
 
 
 def snapshot_case(

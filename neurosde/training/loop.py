@@ -34,31 +34,26 @@ def train(
     record: TrainingRecord | None = None,
     resume: bool | str | os.PathLike[str] = True,
 ) -> TrainingRecord:
-    """Minimise an objective over the weights of a module, in place, with AdamW [1]_.
+    """Minimise an objective over the weights of a module, in place.
 
-    A batch whose loss or gradient is not finite is skipped and counted; its weights are those of the batch
-    before.
+    AdamW (Loshchilov and Hutter 2019, *Decoupled weight decay regularization*, algorithm 2). A batch whose
+    loss or gradient is not finite is skipped and counted.
 
     Parameters
     ----------
     module
-        Trained in place; ends in evaluation mode with the best weights under early stopping, else the last
-        finite.
-    objective
-        The loss and its data.
-    options
-        See `TrainingOptions`.
+        Ends in evaluation mode, with the best weights under early stopping, else the last finite ones.
+    objective, options
+        The loss with its data; see `TrainingOptions`.
     seed
         Non-negative integer: fixes the split, the shuffles and the noise keys.
     groups
         (sample,) labels; samples of one group are never split between training and held-back part.
     record
-        Record of an earlier run to go on from: iterations, history and optimiser state continue. None starts
-        anew.
+        Record of an earlier run to go on from: iterations, history and optimiser state continue.
     resume
         True: go on from this run's own file in `options.checkpoint`, where there is one. False: start anew. A
-        path: go on from that file, refused unless it is of a run with equal data, settings, seed and initial
-        weights.
+        path: go on from that file, if it is of a run with equal data, settings, seed and initial weights.
 
     Returns
     -------
@@ -68,14 +63,9 @@ def train(
     Raises
     ------
     NotConvergedError
-        After more than `max_failures` consecutive skipped batches, or where all were skipped. The module has
-        its last finite weights.
+        After more than `max_failures` skipped batches in a row, or where all were skipped.
     CheckpointError
         If the checkpoint is damaged or of another run.
-
-    References
-    ----------
-    .. [1] Loshchilov, Hutter (2019), Decoupled weight decay regularization, algorithm 2.
 
     Examples
     --------
@@ -151,6 +141,7 @@ class _Run:
         )
         load_optimizer(self.optimizer, record.optimizer)
         self.batches_done: list[tuple[float, float, int]] = []
+        self.last_batch: tuple[Tensor, int] | None = None
         self.n_skipped_before = 0
         self.checkpoint: Checkpoint | None = None
         self.saved_at = time.monotonic()
@@ -187,12 +178,10 @@ class _Run:
 
     def _update(self, index: Tensor, seed: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        try:
-            loss = self.objective.loss(self.module, index, seed)
-        except SolveError:
+        self.last_batch = index, seed
+        loss = self._loss()
+        if loss is None:
             return self._skip()
-        if loss.ndim:
-            raise ShapeError(f"the loss must be a scalar, got shape {tuple(loss.shape)}")
         loss.backward()
         value, norm = self.weights.gradient_norm(loss)
         if not (math.isfinite(value) and math.isfinite(norm)):
@@ -208,6 +197,18 @@ class _Run:
             young = (1 + self.record.n_updates) / (10 + self.record.n_updates)
             self.weights.average_into(self.average, min(self.options.ema, young))
         return self.batches_done.append((value, norm, len(index)))
+
+    def _loss(self) -> Tensor | None:
+        """Loss of the last batch; None where the SDE could not be solved."""
+        if self.last_batch is None:
+            return None
+        try:
+            loss = self.objective.loss(self.module, *self.last_batch)
+        except SolveError:
+            return None
+        if loss.ndim:
+            raise ShapeError(f"the loss must be a scalar, got shape {tuple(loss.shape)}")
+        return loss
 
     def _skip(self) -> None:
         """Leave a batch out; its forward pass may have spoilt buffers (running means), so they go back."""
@@ -269,16 +270,24 @@ class _Run:
 
     def settle(self, stopped: str) -> None:
         """Leave the module with its best, else its last finite weights, in evaluation mode."""
+        self.module.eval()
         if self.best is not None:
             self.weights.write_from(self.best)
-        elif self.counters.n_failed or stopped == "interrupted" or not self.weights.finite():
+        elif self.counters.n_failed or stopped == "interrupted" or not self._sound():
             self.weights.write_from(self.good)
         elif self.average is not None:
             self.weights.write_from(self.average)
         self.optimizer.zero_grad(set_to_none=True)
-        self.module.eval()
         self.record.stopped = stopped
         self.record.optimizer = optimizer_arrays(self.optimizer)
+
+    def _sound(self) -> bool:
+        """Whether the last update, which no batch has seen yet, left finite weights and a finite loss."""
+        if not self.record.n_updates or self.last_batch is None:
+            return True
+        with torch.enable_grad():
+            loss = self._loss() if self.weights.finite() else None
+        return loss is not None and math.isfinite(loss.item())
 
     def shown(self) -> dict[str, str]:
         """Figures of the last report, for the bar."""

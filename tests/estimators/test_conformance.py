@@ -25,7 +25,32 @@ def predictions(estimator, X):
 
 def test_a_table_estimator_passes_all_of_scikit_learn_and_all_of_ours(ridge_class, table):
     left_out = check_snapshot_estimator(ridge_class(random_state=0, max_iter=60), table, predictions)
-    assert left_out == {}
+    assert set(left_out) == {"check_array_api_input"}
+
+
+def test_scikit_learn_checks_must_pass_or_fail_as_expected(ridge_class, table, monkeypatch):
+    def results(estimator, **kwargs):
+        statuses = {
+            "check_a": "passed",
+            "check_b": "xfail",
+            "check_c": "passed",
+            "check_d": "failed",
+            "check_e": "skipped",
+        }
+        return [
+            {"check_name": name, "status": status, "exception": None} for name, status in statuses.items()
+        ]
+
+    monkeypatch.setattr("neurosde.testing.snapshots.check_estimator", results)
+    expected = {"check_b": "its reason", "check_c": "no reason any more"}
+    with pytest.raises(ExceptionGroup, match="TorchRidge fails 3 of 5 scikit-learn checks") as caught:
+        check_snapshot_estimator(ridge_class(random_state=0), table, predictions, expected_failures=expected)
+    complaints = [str(error) for error in caught.value.exceptions]
+    assert complaints == [
+        "check_c passes; take it off expected_failures",
+        "check_d: failed",
+        "check_e: skipped",
+    ]
 
 
 @pytest.mark.parametrize("check", series_checks(), ids=str)

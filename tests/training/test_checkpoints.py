@@ -28,7 +28,7 @@ def weights(module):
 @pytest.fixture
 def options(tmp_path):
     return TrainingOptions(
-        max_iter=12, batch_size=16, early_stopping=True, checkpoint=tmp_path / "runs", checkpoint_every=0
+        max_iter=6, batch_size=16, early_stopping=True, checkpoint=tmp_path / "runs", checkpoint_every=0
     )
 
 
@@ -94,14 +94,14 @@ def test_a_finished_run_is_not_repeated(network, squares, options, monkeypatch):
 def test_resume_false_starts_anew(network, squares, options):
     train(network(), squares, options, seed=0)
     record = train(network(), squares, options, seed=0, resume=False)
-    assert record.n_updates == 4 * 12
+    assert record.n_updates == 4 * 6
 
 
 def test_a_given_checkpoint_must_be_of_this_run(network, squares, options):
     train(network(), squares, options, seed=0)
     (path,) = options.checkpoint.iterdir()
     record = train(network(), squares, dataclasses.replace(options, checkpoint=None), seed=0, resume=path)
-    assert record.n_iter == 12
+    assert record.n_iter == 6
     for seed, module in ((1, network()), (0, network(5))):
         with pytest.raises(CheckpointError, match="another run: data, settings, seed or initial weights"):
             train(module, squares, options, seed=seed, resume=path)
@@ -187,4 +187,4 @@ def test_a_continued_run_has_checkpoints_of_its_own(network, squares, options):
         train(kept, squares, options, seed=0, record=record)
     assert torch.equal(weights(plain), weights(kept))
     assert record.history == expected.history
-    assert record.n_iter == 24
+    assert record.n_iter == 12

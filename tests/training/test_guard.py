@@ -130,6 +130,18 @@ def test_exploding_weights_are_taken_back(network, data, squares_class):
     assert weights(module).isfinite().all()
 
 
+def test_a_last_update_that_ruins_the_loss_is_taken_back(network, data, squares_class):
+    """One iteration with a learning rate of 1e200: finite weights whose loss overflows."""
+    module = network()
+    options = TrainingOptions(max_iter=1, learning_rate=1e200, weight_decay=0.0)
+    train(module, squares_class(*data), options, seed=0)
+    assert torch.equal(weights(module), weights(network()))
+    twin = network()
+    unguarded(twin, squares_class(*data), options, seed=0)
+    assert weights(twin).isfinite().all()
+    assert not squares_class(*data).loss(twin, torch.arange(60), 0).isfinite()
+
+
 def test_running_means_survive_a_skipped_batch():
     module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1, device="meta").to_empty(device="cpu"))
     nn.init.ones_(module[1].weight)
