@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_warn_always(True)  # a warning that comes once a process would depend on the order of the tests
 
 
 def _globals() -> dict[str, object]:
