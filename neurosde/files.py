@@ -6,6 +6,7 @@ over every byte of the file. Nothing here unpickles, evaluates or imports what a
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import secrets
 import stat
 import types
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -100,21 +102,29 @@ def read_file(
     CheckpointError
         If the file is missing, truncated, or its digest does not fit its bytes.
     """
-    document = read_document(path, max_bytes=max_bytes)
-    data = Path(path).read_bytes()
+    path = Path(path)
+    size = _size(path, max_bytes)
+    with path.open("rb") as file:
+        data = file.read(size)
+    _, document = _document(io.BytesIO(data), len(data), max_bytes, path)
     start, stop = _digest_span(data)
     if hashlib.sha256(data[:start] + _BLANK + data[stop:]).hexdigest().encode() != data[start:stop]:
-        raise CheckpointError(
-            f"{os.fspath(path)!r} was altered or damaged: its digest does not fit its bytes"
-        )
+        raise CheckpointError(f"'{path}' was altered or damaged: its digest does not fit its bytes")
     try:
         return safetensors_numpy.load(data), document
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{os.fspath(path)!r} cannot be read: {error}") from error
+        raise CheckpointError(f"'{path}' cannot be read: {error}") from error
 
 
-def read_document(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+def read_document(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
     """Read the JSON document alone: every declared size is checked, the arrays and the digest are not.
+
+    Returns
+    -------
+    shapes, document
+        Shapes of the arrays by name, and the document.
 
     Raises
     ------
@@ -124,36 +134,7 @@ def read_document(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -
     path = Path(path)
     size = _size(path, max_bytes)
     with path.open("rb") as file:
-        head = file.read(8)
-        if len(head) < 8:
-            raise CheckpointError(
-                f"'{path}' is truncated: {len(head)} bytes, fewer than the 8 that declare the header"
-            )
-        declared = int.from_bytes(head, "little")
-        if declared > min(max_bytes, _MAX_HEADER_BYTES):
-            for magic, what in _FOREIGN.items():
-                if head.startswith(magic):
-                    raise UnsafeFileError(f"'{path}' is {what}, not a neurosde file; it was not opened")
-            raise UnsafeFileError(
-                f"'{path}' declares a header of {declared} bytes; refused before allocating"
-            )
-        if declared > size - 8:
-            raise CheckpointError(
-                f"'{path}' is truncated: a header of {declared} bytes declared, {size - 8} bytes there"
-            )
-        raw = file.read(declared)
-    header = _json(raw, f"the header of '{path}'")
-    metadata = header.pop("__metadata__", None)
-    _check_layout(header, size - 8 - declared, max_bytes, path)
-    if (
-        not isinstance(metadata, dict)
-        or list(metadata) != ["neurosde"]
-        or not isinstance(metadata["neurosde"], str)
-    ):
-        raise CheckpointError(
-            f"'{path}' is not a neurosde file: its metadata are not a digest and a document"
-        )
-    return _json(metadata["neurosde"][len(_BLANK) + 1 :], f"the document of '{path}'")
+        return _document(file, size, max_bytes, path)
 
 
 def fingerprint(*values: Any) -> str:
@@ -228,6 +209,34 @@ def _size(path: Path, max_bytes: int) -> int:
     if status.st_size > max_bytes:
         raise UnsafeFileError(f"'{path}' has {status.st_size} bytes, more than max_bytes={max_bytes}")
     return status.st_size
+
+
+def _document(
+    file: BinaryIO, size: int, max_bytes: int, path: Path
+) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    head = file.read(8)
+    if len(head) < 8:
+        raise CheckpointError(f"'{path}' is truncated: {len(head)} bytes, fewer than declare the header")
+    declared = int.from_bytes(head, "little")
+    if declared > min(max_bytes, _MAX_HEADER_BYTES):
+        for magic, what in _FOREIGN.items():
+            if head.startswith(magic):
+                raise UnsafeFileError(f"'{path}' is {what}, not a neurosde file; it was not opened")
+        raise UnsafeFileError(f"'{path}' declares a header of {declared} bytes; refused before allocating")
+    if declared > size - 8:
+        raise CheckpointError(
+            f"'{path}' is truncated: a header of {declared} bytes declared, {size - 8} there"
+        )
+    header = _json(file.read(declared), f"the header of '{path}'")
+    metadata = header.pop("__metadata__", None)
+    _check_layout(header, size - 8 - declared, max_bytes, path)
+    text = metadata.get("neurosde") if isinstance(metadata, dict) and len(metadata) == 1 else None
+    if not isinstance(text, str):
+        raise CheckpointError(
+            f"'{path}' is not a neurosde file: its metadata are not a digest and a document"
+        )
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    return shapes, _json(text[len(_BLANK) + 1 :], f"the document of '{path}'")
 
 
 def _json(text: bytes | str, what: str) -> dict[str, Any]:

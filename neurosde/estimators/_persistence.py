@@ -1,5 +1,6 @@
 """Model files: one safetensors file with strict JSON metadata, opened without running anything in it."""
 
+import math
 import os
 
 import numpy as np
@@ -17,6 +18,7 @@ from neurosde.typing import Any, Array
 __all__ = ["load", "read_model_info", "save"]
 
 SCHEMA = 1
+_MODULE = "module/"
 _FIELDS = {"kind": str, "schema": int, "version": str, "class": str, "params": dict, "attributes": dict}
 
 
@@ -28,7 +30,7 @@ def save(estimator: Estimator, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"this {type(estimator).__name__} is not fitted; call fit before save")
     fitted = {name: value for name, value in state.items() if is_fitted_name(name) and name != "module_"}
     for name, array in module_arrays(estimator.module_).items():
-        tensors[f"module/{name}"] = array
+        tensors[_MODULE + name] = array
     document = {
         "kind": "model",
         "schema": SCHEMA,
@@ -66,13 +68,11 @@ def load(
     CheckpointError
         If the file is damaged, of another class, or of a later version.
     """
-    document = _check_document(read_document(path, max_bytes=max_bytes), path)
+    tensors, document = read_file(path, max_bytes=max_bytes)
+    _check_document(document, path)
     cls = _class_of(document["class"], expected, path)
-    tensors, _ = read_file(path, max_bytes=max_bytes)
-    prefix = "module/"
-    module = {
-        name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
-    }
+    of_module = [name for name in tensors if name.startswith(_MODULE)]
+    module = {name.removeprefix(_MODULE): tensors.pop(name) for name in of_module}
     params, attributes = decode(document["params"], tensors), decode(document["attributes"], tensors)
     if tensors:
         raise CheckpointError(f"'{path}' holds arrays that nothing refers to: {sorted(tensors)}")
@@ -95,15 +95,17 @@ def read_model_info(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES)
     Returns
     -------
     dict
-        class, version, schema, params, attributes (arrays as their shapes), n_weights, bytes.
+        class, version, schema, params, attributes (arrays as they are encoded, by name), shapes (of every
+        array by name), n_weights, bytes.
     """
-    document = _check_document(read_document(path, max_bytes=max_bytes), path)
-    return {name: document[name] for name in ("class", "version", "schema", "params", "attributes")} | {
-        "bytes": os.stat(path).st_size
-    }
+    shapes, document = read_document(path, max_bytes=max_bytes)
+    _check_document(document, path)
+    n_weights = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(_MODULE))
+    told = {name: document[name] for name in ("class", "version", "schema", "params", "attributes")}
+    return told | {"shapes": shapes, "n_weights": n_weights, "bytes": os.stat(path).st_size}
 
 
-def _check_document(document: dict[str, Any], path: Any) -> dict[str, Any]:
+def _check_document(document: dict[str, Any], path: Any) -> None:
     if document.get("kind") != "model":
         raise CheckpointError(f"'{path}' is no model file; its kind is {document.get('kind')!r}")
     schema = document.get("schema")
@@ -115,7 +117,6 @@ def _check_document(document: dict[str, Any], path: Any) -> dict[str, Any]:
     found = {name: type(value) for name, value in document.items()}
     if found != _FIELDS:
         raise CheckpointError(f"'{path}' is damaged: its fields are {sorted(found)} or of wrong types")
-    return document
 
 
 def _class_of(name: str, expected: type[Estimator], path: Any) -> type[Estimator]:

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,8 @@ def test_info_reads_parameters_and_no_arrays(path, monkeypatch):
     assert info["params"]["max_iter"] == 30
     assert info["attributes"]["n_features_in_"] == 3
     assert info["bytes"] == path.stat().st_size
+    assert info["shapes"]["attributes/mean_"] == (3,)
+    assert info["n_weights"] == 4
 
 
 json_like = st.recursive(
@@ -400,5 +403,26 @@ def test_a_document_may_hold_anything_that_json_can(tmp_path):
     }
     write_file(tmp_path / "f", {"a": np.zeros((0, 3))}, document)
     tensors, back = read_file(tmp_path / "f")
-    assert back == document == read_document(tmp_path / "f")
+    assert back == document == read_document(tmp_path / "f")[1]
     assert tensors["a"].shape == (0, 3)
+
+
+# files of every release
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.glob("golden/ridge_*")), ids=lambda path: path.name
+)
+def test_files_of_earlier_releases_open(path, ridge_class):
+    """The prediction is written out from the raw arrays, which any safetensors reader gives."""
+    model, raw = ridge_class.load(path), safetensors_numpy.load_file(path)
+    X = np.arange(6.0).reshape(2, 3)
+    scaled = (X - raw["attributes/mean_"]) / raw["attributes/scale_"]
+    linear = scaled @ raw["module/last.weight"].ravel() + raw["module/last.bias"]
+    np.testing.assert_allclose(model.predict(X), linear * model.y_scale_ + model.y_mean_, rtol=1e-12)
+    assert model.note["pair"] == (1, np.inf)
+    assert model.note["array"].tolist() == [0, 1, 2]
+
+
+def test_this_release_left_a_file():
+    assert Path(__file__).with_name("golden").joinpath(f"ridge_{neurosde.__version__}.safetensors").exists()
