@@ -1,7 +1,6 @@
 """The command line: `neurosde demo | datasets | bridge | forecast | info`."""
 
 import functools
-from pathlib import Path
 
 import typer
 
@@ -39,7 +38,7 @@ def options(
 
 
 def sentences(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Make an exception of a command a sentence and exit code 2 (130 after Ctrl-C); --debug lets it through."""
+    """Make an exception a sentence and exit code 2 (130 after Ctrl-C); --debug lets it through."""
 
     @functools.wraps(command)
     def quiet(context: typer.Context, *args: Any, **kwargs: Any) -> Any:
