@@ -66,6 +66,31 @@ class Estimator(BaseEstimator, abc.ABC):
         Iterations run.
     partial_ : bool
         True where training was interrupted or did not converge: the weights are those reached so far.
+
+    Examples
+    --------
+    The mean of a column, by gradient descent:
+
+    >>> class Squares(Objective):
+    ...     def __init__(self, x):
+    ...         self.x, self.n_samples = x, len(x)
+    ...     def loss(self, module, index, seed):
+    ...         return (module.level - self.x[index]).square().mean()
+    >>> class Mean(Estimator):
+    ...     def __init__(self, max_iter=200, learning_rate=0.1, random_state=None):
+    ...         self.max_iter, self.learning_rate, self.random_state = max_iter, learning_rate, random_state
+    ...     def _build_module(self):
+    ...         module = nn.Module()
+    ...         module.level = nn.Parameter(torch.zeros(self.n_features_in_))
+    ...         return module
+    ...     @fitting
+    ...     def fit(self, X, y=None):
+    ...         self.n_features_in_ = X.shape[1]
+    ...         self._run_training(self._build_module(), Squares(torch.tensor(X)), seed=self._seed())
+    ...         return self
+    >>> mean = Mean(random_state=0).fit(np.array([[1.0], [2.0], [6.0]]))
+    >>> round(mean.module_.level.item(), 2), mean.n_iter_
+    (3.0, 200)
     """
 
     module_: nn.Module

@@ -20,7 +20,13 @@ _RTOL = 1e-4
 
 
 def series_checks() -> list[Check]:
-    """Checks 1 to 21 of any estimator, and 31 to 46 of estimators of series."""
+    """Checks 1 to 21 of any estimator, and 31 to 46 of estimators of series.
+
+    Examples
+    --------
+    >>> print(series_checks()[3])
+    4: Two fits with one seed are equal bit for bit, whatever was asked in between
+    """
     return estimator_checks() + _CHECKS
 
 

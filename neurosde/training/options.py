@@ -58,6 +58,17 @@ class TrainingOptions:
         so that parallel fits never clash and an equal fit goes on where it was killed.
     checkpoint_every
         Least seconds between two checkpoints; 0 writes one at every report.
+
+    Raises
+    ------
+    DataError
+        If a setting is outside its range; the message names it.
+
+    Examples
+    --------
+    >>> TrainingOptions(max_iter=-1)
+    Traceback (most recent call last):
+    neurosde.errors.DataError: max_iter must be an integer >= 0, got -1
     """
 
     max_iter: int = 100
