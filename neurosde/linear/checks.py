@@ -119,12 +119,12 @@ def check_covariance(name: str, covariance: Tensor) -> Tensor:
     """Refuse what is not symmetric and positive semidefinite, up to rounding."""
     _check_finite(name, covariance)
     known = covariance.detach()
-    size = float(known.abs().max())
-    if float((known - known.mT).abs().max()) > 1e-10 * size:
+    tolerance = 1e-10 * known.abs().amax((-2, -1))
+    if bool(((known - known.mT).abs().amax((-2, -1)) > tolerance).any()):
         raise DataError(f"{name}: expected a symmetric matrix.")
-    lowest = float(torch.linalg.eigvalsh(known).min())
-    if lowest < -1e-10 * size:
-        raise DataError(f"{name}: expected no negative eigenvalue, got {lowest:.3g}.")
+    lowest = torch.linalg.eigvalsh(known)[..., 0]
+    if bool((lowest < -tolerance).any()):
+        raise DataError(f"{name}: expected no negative eigenvalue, got {float(lowest.min()):.3g}.")
     return covariance
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 
 from neurosde.errors import DataError, ShapeError
+from neurosde.linear.transition import apply
 from neurosde.noise import as_seed, chain, normals
 from neurosde.typing import NamedTuple, Tensor
 
@@ -52,8 +53,8 @@ class Gaussian(NamedTuple):
         Gaussian
             Over ``out``.
         """
-        mean = (matrix @ self.mean.unsqueeze(-1)).squeeze(-1) + shift
-        return Gaussian(mean, symmetric(matrix @ self.covariance @ matrix.mT + noise))
+        covariance = symmetric(matrix @ self.covariance @ matrix.mT + noise)
+        return Gaussian(apply(matrix, self.mean) + shift, covariance)
 
     def log_density(self, x: Tensor) -> Tensor:
         """Log-density in nats, ``(*batch)``, of ``x (*batch, state)``; entries that are NaN are left out.
@@ -85,7 +86,7 @@ class Gaussian(NamedTuple):
         place = torch.arange(math.prod(batch), device=device).reshape(batch)
         key = torch.as_tensor(chain(as_seed(seed), draw, place))
         z = normals(key, self.mean.shape[-1], torch.float64)
-        return self.mean + (square_root(self.covariance) @ z.unsqueeze(-1)).squeeze(-1)
+        return self.mean + apply(square_root(self.covariance), z)
 
 
 class Score(NamedTuple):
@@ -113,9 +114,9 @@ class Score(NamedTuple):
 
 
 def standardise(law: Gaussian, x: Tensor, seen: Tensor) -> Score:
-    """Score ``x (*batch, state)`` in the entries ``seen``, without regard to the others.
+    """Score ``x (*batch, state)`` in the entries ``seen``; the others may hold anything.
 
-    Where a singular covariance makes the score void, the caller finds ``singular`` set, and the point itself.
+    Where the covariance is singular the score is void: it is the caller who must look at ``singular``.
     """
     residual = torch.where(seen, x - law.mean, 0.0)
     covariance = restrict(law.covariance, seen)

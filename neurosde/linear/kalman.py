@@ -8,12 +8,12 @@ are computed once for all of them.
 import torch
 
 from neurosde.errors import DataError
-from neurosde.linear.gaussian import Gaussian, restrict, square_root, standardise, symmetric
-from neurosde.linear.transition import Transition
+from neurosde.linear.gaussian import Gaussian, Score, restrict, square_root, standardise, symmetric
+from neurosde.linear.transition import Transition, apply, follow
 from neurosde.typing import NamedTuple, Tensor
 
-# Of a channel's largest predictive variance in a series: below it an observation says nothing new. Rounding
-# after an exact observation leaves about 1e-32, two different times near 1 in float64 at least 1e-16.
+# Share of a noiseless channel's largest predictive variance in a series, below which an observation says
+# nothing new: rounding after an exact observation leaves about 1e-32, the shortest time in float64 1e-16.
 _NOTHING_NEW = 1e-24
 
 
@@ -67,7 +67,8 @@ def kalman_filter(initial: Gaussian, transition: Transition, observations: Obser
     """Predict, score and update, one observation time after the other.
 
     Kalman (1960); the update in Joseph's form ``P <- (I - K C) P (I - K C)' + K R K'``, which stays positive
-    whatever the gain's rounding.
+    whatever the gain's rounding. Only what depends on the time before runs along the times: covariances and
+    gains, then the means ``x_{k+1|k} = Phi ((I - K C) x_{k|k-1} + K y_k) + m``.
 
     Parameters
     ----------
@@ -88,21 +89,36 @@ def kalman_filter(initial: Gaussian, transition: Transition, observations: Obser
         If an observation has no density given the ones before it.
     """
     values, seen, C, R = observations
-    eye = torch.eye(C.shape[1]).to(C)
-    law, predicted, filtered, scores = initial, [], [], []
-    for Phi, m, Q, y, at in zip(*(x.unbind(1) for x in (*transition, values, seen)), strict=True):
-        law = law.push(Phi, m, Q)
-        predicted.append(law)
-        score = standardise(law.push(C, noise=R), y, at)
-        gain = torch.cholesky_solve(at.unsqueeze(-1) * (C @ law.covariance), score.root).mT
-        kept = eye - gain @ C
-        mean = law.mean + (gain @ score.residual.unsqueeze(-1)).squeeze(-1)
-        law = Gaussian(mean, symmetric(kept @ law.covariance @ kept.mT + gain @ R @ gain.mT))
-        filtered.append(law)
-        scores.append((score.singular, score.variance, score.log_density))
-    singular, variance, log_density = (torch.stack(parts, 1) for parts in zip(*scores, strict=True))
-    _check_scores(singular, variance, seen)
-    return Filtered(_stack(predicted), _stack(filtered), log_density)
+    Phi, m, Q = transition
+    blocks = seen.unsqueeze(-1) * C, restrict(R, seen)
+    predicted, kept, gain, updated = _riccati(initial.covariance, Phi, Q, *blocks)
+    news = apply(gain, torch.where(seen, values, 0.0))
+    first = apply(Phi[:, 0], initial.mean) + m[:, 0]
+    steps = Phi[:, 1:] @ kept[:, :-1], apply(Phi[:, 1:], news[:, :-1]) + m[:, 1:]
+    law = Gaussian(follow(first, *steps), predicted)
+    score = standardise(law.push(C, noise=R), values, seen)
+    _check_score(score, seen & (R.diagonal() == 0))
+    filtered = Gaussian(law.mean + apply(gain, score.residual), updated)
+    return Filtered(law, filtered, score.log_density)
+
+
+def _riccati(P: Tensor, Phi: Tensor, Q: Tensor, C: Tensor, R: Tensor) -> tuple[Tensor, ...]:
+    """Predicted covariance, ``I - K C``, gain K and updated covariance at each time: they need no values.
+
+    Where a channel was not seen, its row of C is zero and its part of R the identity; so is its gain zero.
+    """
+    eye, columns = torch.eye(P.shape[-1]).to(P), []
+    for Phi_k, Q_k, C_k, R_k in zip(*(x.unbind(1) for x in (Phi, Q, C, R)), strict=True):
+        P = Phi_k @ P @ Phi_k.mT + Q_k
+        CP = C_k @ P
+        root, _ = torch.linalg.cholesky_ex(CP @ C_k.mT + R_k)
+        gain = torch.cholesky_solve(CP, root).mT
+        kept = eye - gain @ C_k
+        updated = kept @ P @ kept.mT + gain @ R_k @ gain.mT
+        columns.append((P, kept, gain, updated))
+        P = updated
+    predicted, kept, gain, updated = (torch.stack(column, 1) for column in zip(*columns, strict=True))
+    return symmetric(predicted), kept, gain, symmetric(updated)
 
 
 def backward_transitions(filtered: Filtered, transition: Transition) -> Transition:
@@ -124,34 +140,31 @@ def backward_transitions(filtered: Filtered, transition: Transition) -> Transiti
     alive = root.diagonal(dim1=-2, dim2=-1) > 0
     gain = torch.cholesky_solve(alive.unsqueeze(-1) * (Phi @ covariance), restrict(root, alive)).mT
     kept = torch.eye(Q.shape[-1]).to(Q) - gain @ Phi
-    shift = mean - (gain @ next_mean.unsqueeze(-1)).squeeze(-1)
+    shift = mean - apply(gain, next_mean)
     return Transition(gain, shift, kept @ covariance @ kept.mT + gain @ Q @ gain.mT)
 
 
 def smooth(filtered: Filtered, transition: Transition) -> Gaussian:
     """Law of the state at each time given all that was seen, ``(series, time, ...)``.
 
-    The last filtered law, pushed through the chain that runs backwards. Both terms of a covariance are
+    The last filtered law, carried along the chain that runs backwards. Both terms of a covariance are
     positive, so none is lost to cancellation.
     """
-    law = Gaussian(filtered.filtered.mean[:, -1], filtered.filtered.covariance[:, -1])
-    laws, backward = [law], backward_transitions(filtered, transition)
-    for step in reversed(list(zip(*(x.unbind(1) for x in backward), strict=True))):
-        law = law.push(*step)
-        laws.append(law)
-    return _stack(laws[::-1])
+    gain, shift, left = (part.flip(1) for part in backward_transitions(filtered, transition))
+    mean, P = filtered.filtered.mean[:, -1], filtered.filtered.covariance[:, -1]
+    covariances = [P]
+    for gain_k, left_k in zip(gain.unbind(1), left.unbind(1), strict=True):
+        P = gain_k @ P @ gain_k.mT + left_k
+        covariances.append(P)
+    return Gaussian(follow(mean, gain, shift).flip(1), symmetric(torch.stack(covariances[::-1], 1)))
 
 
-def _stack(laws: list[Gaussian]) -> Gaussian:
-    mean, covariance = (torch.stack(parts, 1) for parts in zip(*laws, strict=True))
-    return Gaussian(mean, covariance)
-
-
-def _check_scores(singular: Tensor, variance: Tensor, seen: Tensor) -> None:
-    largest = torch.where(seen, variance, 0.0).amax(1, keepdim=True)
-    singular = singular | (seen & ~(variance > _NOTHING_NEW * largest)).any(-1)
-    if bool(singular.any()):
-        series, time = singular.nonzero()[0].tolist()
+def _check_score(score: Score, noiseless: Tensor) -> None:
+    largest = torch.where(noiseless, score.variance, 0.0).amax(1, keepdim=True)
+    nothing_new = (noiseless & ~(score.variance > _NOTHING_NEW * largest)).any(-1)
+    void = score.singular | nothing_new
+    if bool(void.any()):
+        series, time = void.nonzero()[0].tolist()
         raise DataError(
             f"values[{series}, {time}] has no density given the observations before it: a combination of its "
             "channels is known exactly already (the same time twice, or dependent rows of C, without noise). "

@@ -9,7 +9,7 @@ from neurosde.linear import checks, kalman
 from neurosde.linear.checks import Evidence
 from neurosde.linear.gaussian import Gaussian, square_root
 from neurosde.linear.kalman import Filtered, Observations
-from neurosde.linear.transition import Transition, linear_transition
+from neurosde.linear.transition import Transition, apply, follow, linear_transition
 from neurosde.noise import as_seed, chain, normals
 from neurosde.sde import SDE
 from neurosde.typing import Any, Tensor
@@ -180,12 +180,9 @@ class LinearSDE(SDE):
         key = chain(as_seed(seed), keys.to(y0.device, torch.int64).unsqueeze(-1), moments)
         Phi, m, Q = self._steps(times)
         z = normals(torch.as_tensor(key), d, torch.float64)
-        shift = m + (square_root(Q) @ z.unsqueeze(-1)).squeeze(-1)
-        y, path = y0.reshape(n, d), []
-        for Phi_k, shift_k in zip(Phi.unbind(1), shift.unbind(1), strict=True):
-            y = (Phi_k @ y.unsqueeze(-1)).squeeze(-1) + shift_k
-            path.append(y)
-        return _lay_out(torch.stack(path, 1), times, batch)
+        shift = m + apply(square_root(Q), z)
+        path = follow(y0.reshape(n, d), Phi[:, 1:], shift[:, 1:])
+        return _lay_out(path, times, batch)
 
     def log_likelihood(
         self, times: Any, values: Any, observation: Any = None, *, initial: Any = None
@@ -267,8 +264,7 @@ class LinearSDE(SDE):
             See the notes of the class.
         query
             Times asked for, in any order, ``(query,)`` for all series or ``(*batch, query)`` with NaN as
-            padding.
-            Before a series' first time only if ``initial`` is the stationary law.
+            padding. Before a series' first time only if ``initial`` is the stationary law.
 
         Returns
         -------
@@ -335,9 +331,8 @@ class LinearSDE(SDE):
 def _lay_out(x: Tensor, times: Tensor, batch: tuple[int, ...]) -> Tensor:
     """``(1 or series, time, ...)`` as ``(*batch, time, ...)``, NaN at padding."""
     padding = times.isnan().reshape(*times.shape, *[1] * (x.dim() - 2))
-    return (
-        x.expand(math.prod(batch), *x.shape[1:]).masked_fill(padding, math.nan).reshape(*batch, *x.shape[1:])
-    )
+    x = x.masked_fill(padding, math.nan)
+    return x.expand(math.prod(batch), *x.shape[1:]).reshape(*batch, *x.shape[1:])
 
 
 def _lay_out_law(law: Gaussian, evidence: Evidence) -> Gaussian:

@@ -83,7 +83,7 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
     eye = torch.eye(len(A)).to(A)
     Phi = eye + E
     for _ in range(n_doublings):
-        m = m + (Phi @ m.unsqueeze(-1)).squeeze(-1)
+        m = m + apply(Phi, m)
         Q = Q + Phi @ Q @ Phi.mT
         E = 2 * E + E @ E
         decayed = Phi.abs().sum(-2, keepdim=True).amax(-1, keepdim=True) < 0.5
@@ -95,6 +95,34 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
                 "take less time."
             )
     return Transition(Phi, m, 0.5 * (Q + Q.mT))
+
+
+def apply(matrix: Tensor, x: Tensor) -> Tensor:
+    """``matrix x`` over leading axes that broadcast: ``(..., out, state)`` and ``(..., state)``."""
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def follow(start: Tensor, Phi: Tensor, shift: Tensor) -> Tensor:
+    """The path ``x_k = Phi_k x_{k-1} + shift_k`` from its start on.
+
+    Parameters
+    ----------
+    start
+        ``(series, state)``.
+    Phi, shift
+        ``(1 or series, step, state, state)`` and ``(1 or series, step, state)``.
+
+    Returns
+    -------
+    Tensor
+        ``(series, step + 1, state)``.
+    """
+    x = start.unsqueeze(-1)
+    path = [x]
+    for Phi_k, shift_k in zip(Phi.unbind(1), shift.unsqueeze(-1).unbind(1), strict=True):
+        x = Phi_k @ x + shift_k
+        path.append(x)
+    return torch.stack(path, 1).squeeze(-1)
 
 
 def _series(A: Tensor, b: Tensor, L: Tensor, norm: float, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

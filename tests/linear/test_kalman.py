@@ -16,6 +16,9 @@ KINETIC = [[0.0, 1.0], [-1.0, -0.8]], [0.5, 0.0], [[0.0], [0.7]]
 OBSERVATION = [[1.0, 0.0], [0.5, -1.0], [0.0, 2.0]], [[0.3, 0.1, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.1]]
 
 
+OBSERVATION_OF_TWO = [[1.0, 0.1], [0.5, -1.1]], [0.3, 0.7]
+
+
 @pytest.fixture
 def data():
     """Five series on their own times, a third of the entries and some ends missing."""
@@ -252,6 +255,20 @@ class TestBatches:
         assert law.mean.shape == (2, 2, 3, 2)
         padded = self.sde.predict(times, values, [1.0, np.nan], OBSERVATION)
         assert torch.isnan(padded.mean).all(-1).tolist() == [[[False, True]] * 2] * 2
+
+    def test_a_series_without_times_has_the_stationary_law(self, data):
+        times, values = (np.concatenate([x, np.full_like(x[:1], np.nan)]) for x in data)
+        scores = self.sde.log_likelihood(times, values, OBSERVATION)
+        assert torch.allclose(scores[:5], self.sde.log_likelihood(*data, OBSERVATION), atol=1e-11)
+        assert float(scores[5]) == 0.0
+        law = self.sde.predict(times, values, [-3.0, 5.0], OBSERVATION)
+        for part, exact in zip(law, self.sde.stationary(), strict=True):
+            assert torch.allclose(part[5], exact.expand_as(part[5]), atol=1e-12)
+
+    def test_lists_are_read_in_double_precision(self):
+        lists = [0.1, 0.3, 0.7], [[0.1, 0.2], [0.3, 0.4], [0.6, 0.7]]
+        exact = self.sde.log_likelihood(*map(np.array, lists), OBSERVATION_OF_TWO)
+        assert torch.equal(self.sde.log_likelihood(*lists, OBSERVATION_OF_TWO), exact)
 
     def test_single_precision_buffers_do_not_matter(self, data):
         exact = self.sde.log_likelihood(*data, OBSERVATION)
