@@ -73,7 +73,8 @@ def solve(
     gradient
         "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
         takes the rest again; "reversible" keeps none and undoes them, for Stratonovich SDEs that are not
-        strongly dissipative.
+        strongly dissipative; "adjoint" solves the adjoint SDE backwards, whose gradient has an error of the
+        steps' order. The last two reach the initial states and what ``sde.dependencies()`` names.
     compile
         "off" takes every step as it is, "chunk" compiles runs of steps at once, and "auto" compiles once as
         much time has been spent on one kind of SDE as compiling costs.
@@ -150,9 +151,9 @@ def _stepper(
     costs: tuple[RunningCost, ...],
 ) -> AbstractStepper:
     """The stepper of the solve: the caller's, checked, or the default."""
+    if gradient in ("reversible", "adjoint") and costs:
+        raise DataError("running: costs need a gradient that keeps the steps; use gradient='checkpoint'.")
     if gradient == "reversible":
-        if costs:
-            raise DataError("running: costs need a gradient that keeps the steps; use gradient='checkpoint'.")
         if stepper is not None and not isinstance(stepper, ReversibleHeun):
             raise SolveError(
                 f"gradient='reversible' undoes ReversibleHeun steps; got {type(stepper).__name__}."

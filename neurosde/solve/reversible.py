@@ -55,7 +55,7 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         begin, *end = ctx.saved_tensors
         undoing = _Undoing(ctx.problem, ctx.tensors, State(end[0], end[0], end[0], tuple(end[1:])))
-        y_grad, tensor_grads = undoing.run(_by_step(ctx.problem, grads[0]), begin)
+        y_grad, tensor_grads = undoing.run(by_step(ctx.problem, grads[0]), begin)
         return (None, None, y_grad, *tensor_grads)
 
 
@@ -139,7 +139,7 @@ def _first_time(problem: Problem, y: Tensor) -> Tensor:
     return t if t.dim() == 0 else t.unsqueeze(-1)
 
 
-def _by_step(problem: Problem, grad: Tensor) -> dict[int, Tensor]:
+def by_step(problem: Problem, grad: Tensor) -> dict[int, Tensor]:
     """Cotangents of the rows ``(series, time, state)``, by the number of steps before each."""
     save = problem.grid.save
     arrivals: dict[int, Tensor] = {}
