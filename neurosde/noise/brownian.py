@@ -18,11 +18,12 @@ from neurosde.noise.records import (
     each,
     interpolate,
     join,
+    levy_area,
     split,
 )
 from neurosde.typing import Any, Tensor
 
-_ROOT, _LEAF = 101, 102  # reserved levels of the key
+_ROOT, _LEAF, _AREA = 101, 102, 103  # reserved levels of the key
 _BLOCK = 32768
 DEFAULT_LEVELS = 16
 _MAX_LEVELS = 40
@@ -36,7 +37,8 @@ class AbstractNoise(abc.ABC):
     shape
         ``(series, noise)``.
     levy
-        Which integrals the increments carry: "none" (W), "space-time" (W, H), "space-time-time" (W, H, K).
+        Which integrals the increments carry: "none" (W), "space-time" (W, H), "space-time-time" (W, H, K),
+        "area" (W, H and approximate Levy areas A).
     """
 
     shape: tuple[int, int]
@@ -117,7 +119,8 @@ class StepNoise(AbstractNoise):
             return BrownianIncrement(dt, z * scale)
         z = z.unflatten(-1, (self.shape[1], n_parts))
         K = z[..., 2] * (scale / 720**0.5) if n_parts == 3 else None
-        return BrownianIncrement(dt, z[..., 0] * scale, z[..., 1] * (scale / 12**0.5), K)
+        increment = BrownianIncrement(dt, z[..., 0] * scale, z[..., 1] * (scale / 12**0.5), K)
+        return _with_area(increment, torch.as_tensor(key)) if self.levy == "area" else increment
 
 
 class BrownianPath(AbstractNoise):
@@ -138,7 +141,8 @@ class BrownianPath(AbstractNoise):
         Integer, or None for a fresh one.
     levy
         Which integrals are carried. One seed gives a different path at each richness, so compare steppers on
-        the richest one that any of them needs.
+        the richest one that any of them needs. "area" is the path of "space-time" with an approximate Levy
+        area for each query, keyed by its ends.
     tol
         Length of the tree's leaves, rounded down to the span over a power of two. Two times inside one leaf
         would not have their joint law, so closer queries are refused. By default the span over ``2**16``.
@@ -235,7 +239,11 @@ class BrownianPath(AbstractNoise):
         safe = torch.where(h > 0, h, torch.ones_like(h))
         H = None if local.H is None else (root * torch.where(h > 0, local.H / safe, 0.0)).to(self.dtype)
         K = None if local.K is None else (root * torch.where(h > 0, local.K / safe**2, 0.0)).to(self.dtype)
-        return BrownianIncrement(dt.to(self.dtype), (root * local.W).to(self.dtype), H, K)
+        increment = BrownianIncrement(dt.to(self.dtype), (root * local.W).to(self.dtype), H, K)
+        if self.levy != "area":
+            return increment
+        start, end = (part.contiguous().view(torch.int64).squeeze(-1) for part in (u[:-1], u[1:]))
+        return _with_area(increment, torch.as_tensor(chain(chain(self.seed, self.series), start, end)))
 
     def _fractions(self, times: Tensor) -> Tensor:
         """Times as fractions of the span, checked: inside, increasing, and no two in one leaf."""
@@ -370,6 +378,15 @@ class BrownianPath(AbstractNoise):
         unit = _rescale(node, 1 / h)
         part = _rescale(interpolate(unit, p, self.node_normals(_LEAF, index)), h)
         return join(before, index.to(torch.float64).unsqueeze(-1) * h, part, p * h)
+
+
+def _with_area(increment: BrownianIncrement, key: Tensor) -> BrownianIncrement:
+    """Add Levy areas whose independent part is keyed by the step, ``(step, series)``."""
+    dt, W, H = increment[:3]
+    assert H is not None
+    n_pairs = W.shape[-1] * (W.shape[-1] - 1) // 2
+    z = normals(torch.as_tensor(chain(key, _AREA)), max(1, n_pairs), W.dtype)[..., :n_pairs]
+    return increment._replace(A=levy_area(W, H, dt if dt.dim() == 3 else dt[:, None, None], z))
 
 
 def _rescale(record: Scaled, c: float) -> Scaled:

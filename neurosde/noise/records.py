@@ -8,11 +8,13 @@ K`` are carried, for they add up without divisions.
 
 from typing import NamedTuple
 
+import torch
+
 from neurosde.typing import Callable, Literal, Tensor
 
-Levy = Literal["none", "space-time", "space-time-time"]
+Levy = Literal["none", "space-time", "space-time-time", "area"]
 _TINY = 1e-300
-RICHNESS: dict[str, int] = {"none": 1, "space-time": 2, "space-time-time": 3}
+RICHNESS: dict[str, int] = {"none": 1, "space-time": 2, "space-time-time": 3, "area": 2}
 
 
 class BrownianIncrement(NamedTuple):
@@ -27,18 +29,48 @@ class BrownianIncrement(NamedTuple):
     H, K
         Space-time and space-time-time integrals of the same shape, or None where the path does not carry
         them.
+    A
+        Approximate Levy area between channels, ``(series, noise, noise)``, or None; see :func:`levy_area`.
     """
 
     dt: Tensor
     W: Tensor
     H: Tensor | None = None
     K: Tensor | None = None
+    A: Tensor | None = None
 
-    def at(self, step: int) -> "BrownianIncrement":
-        """Take one step out of a record with a leading step axis."""
-        H = None if self.H is None else self.H[step]
-        K = None if self.K is None else self.K[step]
-        return BrownianIncrement(self.dt[step], self.W[step], H, K)
+    def at(self, step: int | slice) -> "BrownianIncrement":
+        """Take one step, or a run of them, out of a record with a leading step axis."""
+        H, K, A = (None if part is None else part[step] for part in self[2:])
+        return BrownianIncrement(self.dt[step], self.W[step], H, K, A)
+
+
+def levy_area(W: Tensor, H: Tensor, h: Tensor, z: Tensor) -> Tensor:
+    """Levy area ``1/2 int (W_j dW_k - W_k dW_j)`` of a step, drawn with its mean and variance given W and H.
+
+    ``A_jk = H_j W_k - W_j H_k + b_jk`` with b antisymmetric and independent of W, ``Var(b_jk | H) = h^2/20 +
+    (h/5)(H_j^2 + H_k^2)`` (Foster 2020, section 7); over all, ``Var A_jk = h^2/4`` as on the true path. The
+    areas of two adjacent steps drawn in this way do not add up to that of the whole.
+
+    Parameters
+    ----------
+    W, H
+        Increment and space-time integral, ``(..., noise)``.
+    h
+        Length, broadcast against them.
+    z
+        Standard normals, one a pair of channels, ``(..., noise (noise - 1) / 2)``.
+
+    Returns
+    -------
+    Tensor
+        ``(..., noise, noise)``.
+    """
+    j, k = torch.triu_indices(W.shape[-1], W.shape[-1], 1, device=W.device)
+    b = W.new_zeros(*W.shape, W.shape[-1])
+    b[..., j, k] = z * (h * h / 20 + h / 5 * (H[..., j].square() + H[..., k].square())).sqrt()
+    outer = H.unsqueeze(-1) * W.unsqueeze(-2)
+    return outer - outer.mT + b - b.mT
 
 
 class Scaled(NamedTuple):

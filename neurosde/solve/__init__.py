@@ -11,20 +11,41 @@ from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.entry import solve
 from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.exponential import ExponentialEuler
-from neurosde.solve.heun import Heun, ReversibleHeun
+from neurosde.solve.geometric import LieSplitting, LogEuler
+from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
+from neurosde.solve.langevin import QUICSORT, ShOULD
+from neurosde.solve.log_ode import LogODE, Midpoint
+from neurosde.solve.milstein import Milstein
+from neurosde.solve.rossler import SRK
+from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, SPaRK
 from neurosde.solve.solution import Solution, Status
 from neurosde.solve.stepper import AbstractStepper, Step, Stepped
 from neurosde.solve.torchsde import sdeint
 
 __all__ = [
+    "QUICSORT",
+    "SEA",
+    "SRA1",
+    "SRK",
     "STEPPERS",
     "AbstractStepper",
     "ConstantStep",
+    "EulerHeun",
     "EulerMaruyama",
     "ExponentialEuler",
+    "GeneralShARK",
     "Heun",
+    "LieSplitting",
+    "LogEuler",
+    "LogODE",
+    "Midpoint",
+    "Milstein",
     "PIController",
     "ReversibleHeun",
+    "SPaRK",
+    "ShARK",
+    "ShOULD",
+    "SlowRK",
     "Solution",
     "Status",
     "Step",

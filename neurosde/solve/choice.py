@@ -4,11 +4,37 @@ from neurosde.errors import SolveError
 from neurosde.sde import SDE
 from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.exponential import ExponentialEuler
-from neurosde.solve.heun import Heun, ReversibleHeun
+from neurosde.solve.geometric import LieSplitting, LogEuler
+from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
+from neurosde.solve.langevin import QUICSORT, ShOULD
+from neurosde.solve.log_ode import LogODE, Midpoint
+from neurosde.solve.milstein import Milstein
+from neurosde.solve.rossler import SRK
+from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, SPaRK
 from neurosde.solve.stepper import AbstractStepper
 from neurosde.typing import Any
 
-STEPPERS: tuple[AbstractStepper, ...] = (EulerMaruyama(), Heun(), ReversibleHeun(), ExponentialEuler())
+STEPPERS: tuple[AbstractStepper, ...] = (
+    EulerMaruyama(),
+    Milstein(),
+    SRK(),
+    EulerHeun(),
+    Heun(),
+    Midpoint(),
+    ReversibleHeun(),
+    LogODE(),
+    SEA(),
+    SRA1(),
+    ShARK(),
+    GeneralShARK(),
+    SPaRK(),
+    SlowRK(),
+    ExponentialEuler(),
+    LieSplitting(),
+    LogEuler(),
+    ShOULD(),
+    QUICSORT(),
+)
 FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (ExponentialEuler(), EulerMaruyama(), Heun())
 ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (Heun(),)
 

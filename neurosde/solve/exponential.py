@@ -4,6 +4,7 @@ import torch
 
 from neurosde.errors import SolveError
 from neurosde.sde import SDE, diffuse
+from neurosde.solve.phi import phi1
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
@@ -50,7 +51,7 @@ class ExponentialEuler(AbstractStepper):
             )
         a, h64 = rates.to(torch.float64), h.to(torch.float64)
         x = a * h64
-        mean, swing = _mean_exponential(x), _swing(x)
+        mean, swing = phi1(x), _swing(x)
         weights = (a.expand_as(x), torch.exp(-x), h64 * mean, mean, swing)
         return tuple(weight.to(h.dtype) for weight in weights)
 
@@ -67,16 +68,10 @@ class ExponentialEuler(AbstractStepper):
         return Stepped(keep * y + push * (f + rates * y) + random)
 
 
-def _mean_exponential(x: Tensor) -> Tensor:
-    """``(1 - e^{-x}) / x``, which is 1 at 0."""
-    safe = torch.where(x.abs() < 1e-8, 1.0, x)
-    return torch.where(x.abs() < 1e-8, 1.0 - 0.5 * x, -torch.expm1(-safe) / safe)
-
-
 def _swing(x: Tensor) -> Tensor:
     """``sqrt(12 (v - p^2))``, ``v = (1 - e^{-2x}) / 2x``, ``p = (1 - e^{-x}) / x``; a series near 0."""
     small = x.abs() < 0.03
     safe = torch.where(small, 1.0, x)
-    exact = torch.sqrt((12 * (_mean_exponential(2 * safe) - _mean_exponential(safe) ** 2)).clamp(min=0.0))
+    exact = torch.sqrt((12 * (phi1(2 * safe) - phi1(safe) ** 2)).clamp(min=0.0))
     series = 1 - x + 17 / 30 * x**2 - 7 / 30 * x**3 + 43 / 560 * x**4
     return torch.where(small, x * torch.sqrt(torch.where(small, series, 1.0)), exact)

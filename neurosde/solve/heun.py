@@ -1,8 +1,33 @@
-"""Heun's method and its algebraically reversible form."""
+"""Trapezium rules: Euler-Heun, Heun's method and its algebraically reversible form."""
 
 from neurosde.sde import SDE, diffuse
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
+
+
+class EulerHeun(AbstractStepper):
+    """``z = y + g W``, ``y+ = y + h f + 1/2 (g + g(t + h, z)) W``, for Stratonovich SDEs.
+
+    Euler in the drift, Heun in the noise (Kloeden & Platen 1992, section 4.9): the cheapest method of strong
+    order 1 for commutative noise, with one evaluation of the drift.
+
+    Examples
+    --------
+    >>> from neurosde.solve import EulerHeun
+    >>> EulerHeun().evaluations
+    (1, 2)
+    """
+
+    sde_types = ("stratonovich",)
+    strong_order = (0.5, 1.0, 1.0)
+    evaluations = (1, 2)
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """One step; see :class:`EulerHeun`."""
+        W = step.noise.W
+        f, g = sde.drift_and_diffusion(step.t, y)
+        g_ahead = sde.diffusion(step.t + step.h, y + diffuse(sde.noise_type, g, W))
+        return Stepped(y + step.h * f + 0.5 * diffuse(sde.noise_type, g + g_ahead, W))
 
 
 class Heun(AbstractStepper):

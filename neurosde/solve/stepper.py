@@ -118,4 +118,5 @@ class AbstractStepper(abc.ABC):
 
 def carries(noise_levy: Levy, stepper: AbstractStepper) -> bool:
     """Whether noise of this richness has all the integrals that a stepper uses."""
-    return RICHNESS[noise_levy] >= RICHNESS[stepper.levy]
+    enough = RICHNESS[noise_levy] >= RICHNESS[stepper.levy]
+    return noise_levy == "area" if stepper.levy == "area" else enough

@@ -1,0 +1,87 @@
+"""Steppers for noise in proportion to the state, with the exact stochastic exponential: signs are kept."""
+
+import torch
+
+from neurosde.forms import GeometricSDE, LinearNoiseSDE
+from neurosde.sde import SDE, diffuse
+from neurosde.solve.phi import phi1
+from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
+from neurosde.typing import Tensor
+
+
+def log_noise(sde: SDE, sigma: Tensor, step: Step) -> Tensor:
+    """Growth of log y under ``dy = y sigma dW``: ``sigma W``, less ``h/2 |sigma|^2`` in Ito's calculus."""
+    growth = diffuse(sde.noise_type, sigma, step.noise.W)
+    if sde.sde_type == "stratonovich":
+        return growth
+    square = sigma.square() if sde.noise_type == "diagonal" else sigma.square().sum(-1)
+    return growth - 0.5 * step.h * square
+
+
+class LogEuler(AbstractStepper):
+    """``y+ = y exp((gamma - |sigma|^2 / 2) h + sigma W)`` for ``dy = y (gamma dt + sigma dW)``.
+
+    Euler's step of ``log |y|`` (Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural GSDE); in Stratonovich's
+    calculus without the ``|sigma|^2``. Exact where gamma and sigma are constant. The sign of y is
+    kept. Strong order 1 where sigma does not depend on y, for then the noise of log y is additive; 1/2 where
+    it does.
+
+    Examples
+    --------
+    >>> from neurosde.solve import LogEuler
+    >>> LogEuler().form.__name__
+    'GeometricSDE'
+    """
+
+    sde_types = ("ito", "stratonovich")
+    form = GeometricSDE
+    strong_order = (0.5, 0.5, 1.0)
+    evaluations = (1, 1)
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """One step; see :class:`LogEuler`."""
+        assert isinstance(sde, GeometricSDE)  # the door has checked the form
+        gamma, sigma = sde.relative_drift(step.t, y), sde.relative_diffusion(step.t, y)
+        return Stepped(y * torch.exp(step.h * gamma + log_noise(sde, sigma, step)))
+
+
+class LieSplitting(AbstractStepper):
+    """``y+ = (e^{-ah} y + phi (f + a y)) exp(sigma W - h/2 |sigma|^2)`` for ``dy = f dt + y sigma dW``.
+
+    The drift first, then the noise, each by its own exact flow with its coefficients frozen (Lie's splitting;
+    Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural LNSDE): a linear part ``-a y`` declared by ``decay``
+    is integrated exactly, ``phi = (1 - e^{-ah}) / a``, and nothing declared is a = 0. In Stratonovich's
+    calculus without the ``|sigma|^2``. Exact where the rest of the drift is zero and sigma constant; the
+    noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y, 1/2 where it does.
+
+    Examples
+    --------
+    >>> from neurosde.solve import LieSplitting
+    >>> LieSplitting().form.__name__
+    'LinearNoiseSDE'
+    """
+
+    sde_types = ("ito", "stratonovich")
+    form = LinearNoiseSDE
+    strong_order = (0.5, 0.5, 1.0)
+    evaluations = (1, 1)
+
+    def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        """Rates, and the weights of y and of the rest of the drift; none where no linear part is declared."""
+        rates = sde.decay(t)
+        if rates is None:
+            return ()
+        a, h64 = rates.to(torch.float64), h.to(torch.float64)
+        weights = (a.expand_as(a * h64), torch.exp(-a * h64), h64 * phi1(a * h64))
+        return tuple(weight.to(h.dtype) for weight in weights)
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """One step; see :class:`LieSplitting`."""
+        assert isinstance(sde, LinearNoiseSDE)  # the door has checked the form
+        f, sigma = sde.drift(step.t, y), sde.relative_diffusion(step.t, y)
+        if step.weights:
+            rates, keep, push = step.weights
+            drifted = keep * y + push * (f + rates * y)
+        else:
+            drifted = y + step.h * f
+        return Stepped(drifted * torch.exp(log_noise(sde, sigma, step)))
