@@ -1,11 +1,13 @@
 """The command line: `neurosde demo | datasets | bridge | forecast | info`."""
 
 import functools
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 import neurosde
-from neurosde.typing import Any, Callable
+from neurosde.typing import Any, Callable, Literal
 
 app = typer.Typer(
     name="neurosde",
@@ -14,6 +16,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Neural stochastic differential equations for irregular series and single-cell snapshots.",
 )
+
+
+Seed = Annotated[int, typer.Option(help="Fixes every random number.")]
+Start = Literal["first", "zero"]
 
 
 def main() -> None:
@@ -30,8 +36,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    debug: bool = typer.Option(False, "--debug", help="Show where an error comes from."),
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Options that stand before the command."""
     context.obj = {"debug": debug}
@@ -56,6 +62,104 @@ def sentences(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(2) from error
 
     return quiet
+
+
+@app.command()
+@sentences
+def demo(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for scores, pictures and models.")] = Path("demo"),
+    seed: Seed = 0,
+) -> None:
+    """Fit a bridge and a forecaster to data that ships with the package, beside trivial baselines."""
+    from neurosde.demo import run
+
+    run(out, seed=seed)
+
+
+@app.command()
+@sentences
+def datasets(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Print the card of this one.")] = ""
+) -> None:
+    """List the datasets of the catalogue, or print the card of one."""
+    from neurosde.datasets import card, names
+
+    if name:
+        facts = card(name)
+        for field in (
+            "title",
+            "kind",
+            "source",
+            "shape",
+            "time_unit",
+            "split",
+            "options",
+            "licence",
+            "citation",
+        ):
+            typer.echo(f"{field.replace('_', ' '):10s} {facts[field]}")
+        typer.echo(f"\n{facts['description'].strip()}\n")
+        typer.echo("\n".join(f"- {trap}" for trap in facts["traps"]))
+        typer.echo(facts.get("how_to_get", "").rstrip())
+        return
+    width = max(map(len, names()))
+    for each in names():
+        facts = card(each)
+        typer.echo(f"{each:{width}s}  {facts['kind']:9s}  {facts['source']:9s}  {facts['title']}")
+
+
+@app.command()
+@sentences
+def forecast(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="Table (.csv, .tsv, .parquet), a row an observation or a visit.")
+    ],
+    history: Annotated[float, typer.Option(help="Length of the history, in the unit of time.")],
+    horizon: Annotated[float, typer.Option(help="Length of the forecast.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores, forecasts, picture, model.")] = Path(
+        "forecast"
+    ),
+    columns: Annotated[str, typer.Option(help="Names of these four columns.")] = "id,time,variable,value",
+    static: Annotated[str, typer.Option(help="Columns that are constant within an id, with commas.")] = "",
+    start: Annotated[Start, typer.Option(help="Where the clock of a series starts.")] = "first",
+    max_iter: Annotated[int, typer.Option(help="Passes over the data.")] = 20,
+    seed: Seed = 0,
+) -> None:
+    """Train a forecaster on most series of a table and judge it on the others, beside trivial baselines."""
+    from neurosde.io import read_series
+    from neurosde.reports import forecast_report
+
+    named = [name.strip() for name in columns.split(",")]
+    if len(named) != 4:
+        raise typer.BadParameter(f"--columns has {len(named)} names, expected four: id,time,variable,value")
+    fixed = [name.strip() for name in static.split(",") if name.strip()]
+    series = read_series(file, *named, static=fixed or None)
+    typer.echo(f"read {series}")
+    report = forecast_report(
+        series, out, history=history, horizon=horizon, start=start, seed=seed, max_iter=max_iter, verbose=1
+    )
+    typer.echo(report.text())
+
+
+@app.command()
+@sentences
+def info(context: typer.Context, model: Annotated[Path, typer.Argument(help="A saved model.")]) -> None:
+    """Say what is in a saved model, without loading it."""
+    from neurosde.estimators import read_model_info
+
+    facts = read_model_info(model)
+    typer.echo(f"{facts['class']}, written by neurosde {facts['version']}, {facts['bytes']:,} bytes")
+    for part in ("params", "attributes"):
+        typer.echo(f"{part}:")
+        for name, value in sorted(facts[part].items()):
+            typer.echo(f"  {name} = {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _sentence(error: Exception) -> str:

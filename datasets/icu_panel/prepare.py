@@ -190,10 +190,12 @@ def physiology(
     pressor = emax(infusion(time, *doses["Norepinephrine"], 3.0), 0.15)
     cooling = emax(concentration(time, *doses["ParacetamolDose"], np.log(2) / 3) / patient.weight, 6.0)
     insulin = emax(concentration(time, *doses["InsulinDose"], np.log(2) / 1.5), 6.0)
+    strain = emax(np.maximum(illness, 0.0), 2.5)  # the heart compensates early
+    shock = emax(np.maximum(illness, 0.0) ** 3, 2.2**3)  # the pressure gives way late
     truth = {
-        "HR": 78 + 8 * base["HR"] + 9 * illness + 5 * inflammation + 6 * pressor + 3 * day + 4 * own["HR"],
-        "MAP": 88 + 5 * base["MAP"] - 8 * illness + 22 * pressor + 2 * day + 4 * own["MAP"],
-        "RespRate": 14 + 2 * base["RespRate"] + 2.5 * illness + 1.5 * own["RespRate"],
+        "HR": 72 + 8 * base["HR"] + 62 * strain + 4 * inflammation + 5 * pressor + 3 * day + 4 * own["HR"],
+        "MAP": 87 + 5 * base["MAP"] - 34 * shock * (1 - 0.7 * pressor) + 2 * day + 4 * own["MAP"],
+        "RespRate": 14 + 2 * base["RespRate"] + 14 * strain + 1.5 * own["RespRate"],
         "Temp": 36.7
         + 0.2 * base["Temp"]
         + 0.6 * inflammation

@@ -14,7 +14,7 @@ from neurosde.typing import Any, Array, Literal
 
 LEVELS = tuple((np.arange(20) + 0.5) / 20)  # twice the mean pinball loss over these is nearly the CRPS
 INTERVAL = (0.05, 0.95)
-SCORES = ("MSE", "MAE", "CRPS", "90% coverage")
+SCORES = ("MSE", "macro MSE", "MAE", "CRPS", "90% coverage")
 TRIVIAL = (baselines.LastValue, baselines.PatientMean, baselines.ShrunkForecaster, baselines.RidgeForecaster)
 
 
@@ -72,14 +72,15 @@ def forecast_report(
     rows, levels = [], [*LEVELS, *INTERVAL]
     for f in trivial:
         points, quantiles = f.predict(own_past, own_future), f.predict_quantiles(own_past, own_future, levels)
-        rows.append((type(f).__name__, _scores(future.value, points, quantiles, unit)))
+        rows.append((type(f).__name__, _scores(future, points, quantiles, unit)))
     points, quantiles = model.predict(past, future).value, model.predict_quantiles(past, future, levels)
-    rows.append((type(model).__name__, _scores(future.value, points, quantiles, unit)))
+    rows.append((type(model).__name__, _scores(future, points, quantiles, unit)))
     out.mkdir(parents=True, exist_ok=True)
     files = [out / name for name in ("scores.csv", "forecasts.csv", "forecast.png", "forecaster.safetensors")]
     report = Report(
         f"Forecasts of {len(test)} held-back series, {history:g} to {history + horizon:g} {series.time_unit}",
-        f"{len(future.time)} entries; errors in units of each channel's spread; intervals should hold 0.9",
+        f"{len(future.time)} entries, in units of each channel's spread; macro: mean over channels;"
+        " 90% intervals should hold 0.9",
         SCORES,
         rows,
         files,
@@ -192,12 +193,13 @@ def _on_own_clock(series: Series, start: str) -> Series:
     return series.replace(time=series.time - first[series.rows_of_series()], origin=None)
 
 
-def _scores(truth: Array, points: Array, quantiles: Array, unit: Array) -> list[float]:
-    *levels, lower, upper = quantiles.T
-    losses = [scores.pinball(truth / unit, q / unit, level) for q, level in zip(levels, LEVELS, strict=True)]
+def _scores(future: Series, points: Array, quantiles: Array, unit: Array) -> list[float]:
+    truth, points, (*levels, lower, upper) = future.value / unit, points / unit, (quantiles / unit[:, None]).T
+    losses = [scores.pinball(truth, q, level) for q, level in zip(levels, LEVELS, strict=True)]
     return [
-        scores.mse(truth / unit, points / unit),
-        scores.mae(truth / unit, points / unit),
+        scores.mse(truth, points),
+        scores.mse(truth, points, channel=future.channel, average="macro"),
+        scores.mae(truth, points),
         2 * float(np.mean(losses)),
         scores.coverage(truth, lower, upper),
     ]
