@@ -5,7 +5,7 @@ from typing import Any
 
 # Every class that a model file may name, and the module it lives in.
 CLASSES = {
-    "LightSchrodingerBridge": "light",
+    "LightSchrodingerBridge": "snapshots",
     "NeuralSDEForecaster": "forecaster",
 }
 _BASE = {
