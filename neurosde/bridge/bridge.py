@@ -199,6 +199,10 @@ class Bridge(abc.ABC):
             path.append(x)
         return path[0] if torch.as_tensor(t1).dim() == 0 else torch.stack(path, 1)
 
+    def interval_number(self, name: str, t: float) -> int:
+        """Number of the interval that holds a time; `name` is the argument's, for the error message."""
+        return int(self._number(self.times.new_tensor(self._time(name, t))))
+
     def _number(self, t: Tensor) -> Tensor:
         """Number of the interval that holds ``t``; a marginal's time belongs to the interval it begins."""
         return torch.searchsorted(self.times[1:-1].contiguous(), t.contiguous(), right=True)
@@ -299,7 +303,7 @@ class LightBridge(Bridge):
             Fixes the draws.
         """
         t = self._time("t", t)
-        i = int(self._number(self.times.new_tensor(t)))
+        i = self.interval_number("t", t)
         rows = systematic(self.weights[i], n, seed=seed)
         return self.sample(self.snapshots[i][rows], float(self.times[i]), t, seed=seed)
 
@@ -312,7 +316,7 @@ class LightBridge(Bridge):
             At the time of a snapshot, but the last: the law there is a set of points.
         """
         t, x = self._time("t", t), self._cells("x", x)
-        i = int(self._number(self.times.new_tensor(t)))
+        i = self.interval_number("t", t)
         if t == float(self.times[i]):
             raise DataError(
                 f"t: the law at a snapshot's time {t:g} is a set of observed cells, without density"

@@ -60,7 +60,7 @@ def entropic_coupling(
     if top_k < 1:
         raise DataError(f"top_k: expected at least 1 entry a row, got {top_k}")
     reference = interval.reference
-    z, y = reference.predict(start.new_tensor(reference.start), start), reference.whiten(end)
+    z, y = reference.predict_from_start(start), reference.whiten(end)
     log_a, log_b = (w.log() - w.sum().log() for w in (start_weight, end_weight))
     f, misfit = log_a - interval.mixture.log_normaliser(z), math.inf
     for _ in range(max_iter):
@@ -94,7 +94,7 @@ def exact_coupling(
         As in :func:`entropic_coupling`.
     """
     reference = interval.reference
-    z, y = reference.predict(start.new_tensor(reference.start), start), reference.whiten(end)
+    z, y = reference.predict_from_start(start), reference.whiten(end)
     return optimal_coupling(
         z.cpu().numpy(),
         y.cpu().numpy(),

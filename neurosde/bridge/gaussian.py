@@ -53,13 +53,10 @@ class GaussianBridge(Bridge):
         self.start, self.end = (
             _moments(name, value, reference.centre) for name, value in (("start", start), ("end", end))
         )
-        eye, clock = torch.eye(d).to(reference.centre), reference.centre.new_tensor(reference.start)
-        zero = torch.zeros_like(eye[:1])
-        self.forward = (
-            reference.predict(clock, eye) - reference.predict(clock, zero)
-        ).T  # z = forward x + const
-        white = (reference.whiten(eye) - reference.whiten(zero)).T
-        S_z = self.forward @ self.start.covariance @ self.forward.T
+        eye = torch.eye(d).to(reference.centre)
+        forward, white = (apply(f.matrix, eye).T for f in (reference.predict_from_start, reference.whiten))
+        self.forward = forward
+        S_z = forward @ self.start.covariance @ forward.T
         root = square_root(white @ self.end.covariance @ white.T)
         self.S = 2 * root @ torch.linalg.solve(eye + square_root(eye + 4 * root @ S_z @ root), root)
         scale, basis = torch.linalg.eigh(0.5 * (self.S + self.S.T))
@@ -67,7 +64,11 @@ class GaussianBridge(Bridge):
             raise DataError(
                 "end: expected a positive definite covariance, its smallest eigenvalue is not above 0"
             )
-        r = reference.whiten(self.end.mean[None]) - reference.predict(clock, self.start.mean[None]) @ self.S.T
+        z_mean, y_mean = (
+            f(part.mean[None])
+            for f, part in ((reference.predict_from_start, self.start), (reference.whiten, self.end))
+        )
+        r = y_mean - z_mean @ self.S.T
         super().__init__(
             [LightInterval(reference, LightMixture(r.new_zeros(1), r, scale[None], basis[None]))]
         )

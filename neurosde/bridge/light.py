@@ -11,8 +11,7 @@ import math
 import torch
 from torch import nn
 
-from neurosde.errors import DataError
-from neurosde.typing import Literal, NamedTuple, Sequence, Tensor
+from neurosde.typing import Literal, NamedTuple, Tensor
 
 Covariance = Literal["diag", "full"]
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -258,7 +257,7 @@ class LightPotential(nn.Module):
     --------
     >>> import torch
     >>> potential = LightPotential(n_intervals=2, n_components=4, state_size=3)
-    >>> z = torch.zeros(2, 5, 3)
+    >>> z = torch.zeros(2, 5, 3, dtype=torch.float64)
     >>> potential.loss(z, z).shape
     torch.Size([])
     """
@@ -269,34 +268,36 @@ class LightPotential(nn.Module):
     def __init__(self, n_intervals: int, n_components: int, state_size: int, covariance: Covariance = "diag"):
         super().__init__()
         shape = (n_intervals, n_components, state_size)
-        self.logits = nn.Parameter(torch.full(shape[:2], -math.log(n_components)))
-        self.location = nn.Parameter(torch.zeros(shape))  # in units of the end cells' spread
-        self.log_scale = nn.Parameter(torch.zeros(shape))
-        self.lower = nn.Parameter(torch.zeros(*shape, state_size)) if covariance == "full" else None
-        self.register_buffer("unit", torch.ones(n_intervals, 1, 1))
-        self.register_buffer("narrowest", torch.full((n_intervals, 1, 1), math.log(NARROWEST)))
+        zeros = torch.zeros(shape, dtype=torch.float64)  # exponents grow like 1 / epsilon
+        self.logits = nn.Parameter(zeros[..., 0] - math.log(n_components))
+        self.location = nn.Parameter(zeros.clone())  # in units of the end cells' spread
+        self.log_scale = nn.Parameter(zeros.clone())
+        self.lower = nn.Parameter(torch.diag_embed(zeros)) if covariance == "full" else None
+        self.register_buffer("unit", torch.ones_like(zeros[:, :1, :1]))
+        self.register_buffer("narrowest", torch.full_like(zeros[:, :1, :1], math.log(NARROWEST)))
 
     @torch.no_grad()
-    def initialise(self, start: Sequence[Tensor], end: Sequence[Tensor], generator: torch.Generator) -> None:
-        """Put the locations on random end cells, the covariances on those of the Gaussian bridge.
+    def initialise(self, interval: int, start: Tensor, end: Tensor, generator: torch.Generator) -> None:
+        """Put locations on random end cells, and covariances on that of the Gaussian bridge.
 
         Parameters
         ----------
+        interval
+            Number of the interval.
         start, end
-            Whitened cells of each interval, ``(cell, state)``.
+            Its whitened cells, ``(cell, state)``.
         generator
             Picks the end cells.
         """
         n_components = self.logits.shape[1]
-        for i, (z, y) in enumerate(zip(start, end, strict=True)):
-            picks = [torch.randperm(len(y), generator=generator) for _ in range(-(-n_components // len(y)))]
-            v_start, v_end = (cells.var(0, correction=0) for cells in (z, y))
-            spread = v_end.mean().sqrt()
-            self.unit[i] = spread if spread > 0 else 1.0
-            self.narrowest[i] = math.log(NARROWEST) + 2 * min(0.0, math.log(self.unit[i]))
-            self.location[i] = y[torch.cat(picks)[:n_components]].to(self.location) / self.unit[i]
-            scale = 2 * v_end / (1 + (1 + 4 * v_start * v_end).sqrt())  # S = K=1 solution, per coordinate
-            self.log_scale[i] = scale.to(self.log_scale).log().clamp(min=self.narrowest[i])
+        picks = [torch.randperm(len(end), generator=generator) for _ in range(-(-n_components // len(end)))]
+        v_start, v_end = start.var(0, correction=0), end.var(0, correction=0)
+        spread = v_end.mean().sqrt()
+        self.unit[interval] = unit = spread if spread > 0 else torch.ones_like(spread)
+        self.narrowest[interval] = math.log(NARROWEST) + 2 * unit.log().clamp(max=0)
+        self.location[interval] = end[torch.cat(picks)[:n_components].to(end.device)] / unit
+        scale = 2 * v_end / (1 + (1 + 4 * v_start * v_end).sqrt())  # one component's S, per coordinate
+        self.log_scale[interval] = scale.log().clamp(min=self.narrowest[interval])
 
     def normaliser(self) -> Quadratics:
         """``log c`` is the log-sum of these: ``log alpha_k + r_k'z + z'S_k z / 2``."""
@@ -342,31 +343,21 @@ class LightPotential(nn.Module):
 
     @torch.no_grad()
     def mixtures(self) -> list[LightMixture]:
-        """The trained potentials in float64, one an interval."""
-        scale, basis = self._log_scale().double().exp(), None
+        """The trained potentials, one an interval."""
+        parts = [self.logits.detach().clone(), self.location * self.unit, self._log_scale().exp()]
         if self.lower is not None:
-            C = self._factor(self.lower.double())
-            scale, basis = torch.linalg.eigh(C @ C.mT)
-        location = (self.location * self.unit).double()
-        bases = [None] * len(location) if basis is None else list(basis)
-        return [
-            LightMixture(*parts) for parts in zip(self.logits.double(), location, scale, bases, strict=True)
-        ]
+            C = self._factor(self.lower)
+            parts[2:] = torch.linalg.eigh(C @ C.mT)
+        return [LightMixture(*own) for own in zip(*parts, strict=True)]
 
     def _log_scale(self) -> Tensor:
         return torch.maximum(self.log_scale, self.narrowest)
 
     def _factor(self, lower: Tensor) -> Tensor:
-        return torch.tril(lower, -1) + torch.diag_embed((0.5 * self._log_scale().to(lower)).exp())
+        return torch.tril(lower, -1) + torch.diag_embed((0.5 * self._log_scale()).exp())
 
 
 def chunk_length(n_components: int, state_size: int, full: bool) -> int:
     """Cells of one chunk, so that its temporaries keep below :data:`CHUNK_BYTES`."""
     per_cell = 8 * (2 * n_components + state_size * (2 * state_size + 2 if full else 6))
     return max(1, CHUNK_BYTES // per_cell)
-
-
-def check_covariance(covariance: str) -> None:
-    """Refuse anything but "diag" and "full"."""
-    if covariance not in ("diag", "full"):
-        raise DataError(f"covariance must be 'diag' or 'full', got {covariance!r}")

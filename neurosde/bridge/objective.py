@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neurosde.bridge.light import LightPotential
-from neurosde.bridge.reference import Reference
+from neurosde.bridge.reference import Affine, Reference
 from neurosde.training import Objective
 from neurosde.typing import Array, Sequence, Tensor
 
@@ -17,16 +17,19 @@ class LightObjective(Objective):
 
     A *sample* of the training loop is a slot: one cell of each snapshot, in a fixed random order. Snapshots
     with fewer cells fill their slots repeatedly, at weights that make up for it. Slots come in `groups` that
-    share no cell, so that a held-back part is held back in every snapshot.
+    share no cell, so that a held-back part is held back in every snapshot. Cells are whitened batch by batch,
+    so that they are never copied.
 
     Parameters
     ----------
     references
         One an interval.
-    snapshots
-        Cells ``(cell, state)`` of each time in data units, float64; one more than intervals.
+    cells
+        All cells in order of time, ``(cell, state)``, in data units.
     weights
-        Positive weights of these cells.
+        Their positive weights, ``(cell,)``.
+    sizes
+        Number of cells of each snapshot; one more than intervals.
     seed
         Fixes the order of the cells.
 
@@ -34,46 +37,53 @@ class LightObjective(Objective):
     ----------
     groups
         Label of each slot, ``(sample,)``.
-    start, end
-        Whitened cells of each interval in the precision of training.
     """
 
     def __init__(
         self,
         references: Sequence[Reference],
-        snapshots: Sequence[Tensor],
-        weights: Sequence[Tensor],
+        cells: Tensor,
+        weights: Tensor,
+        sizes: Sequence[int],
         *,
         seed: int,
     ):
-        self.start = [
-            ref.predict(x.new_tensor(ref.start), x).float()
-            for ref, x in zip(references, snapshots[:-1], strict=True)
-        ]
-        self.end = [ref.whiten(y).float() for ref, y in zip(references, snapshots[1:], strict=True)]
-        sizes = [len(x) for x in snapshots]
+        self.cells = cells
+        self.to_start = _stack([reference.predict_from_start for reference in references])
+        self.to_end = _stack([reference.whiten for reference in references])
         n_groups = min(sizes)
         length = -(-max(sizes) // n_groups)
         self.n_samples = n_groups * length
         self.groups = np.repeat(np.arange(n_groups), length)
-        rng = np.random.default_rng(seed)
-        slots, slot_weights = [], []
-        for size, weight in zip(sizes, weights, strict=True):
-            cells = rng.permutation(size)[_fill(size, n_groups, length)]
-            mass = weight.cpu().numpy()[cells] / np.bincount(cells, minlength=size)[cells]
-            slots.append(cells)
-            slot_weights.append(mass * (len(cells) / mass.sum()))
-        device = snapshots[0].device
-        self.slots = torch.from_numpy(np.stack(slots))
-        self.slot_weights = torch.from_numpy(np.stack(slot_weights)).float().to(device)
+        rng, mass = np.random.default_rng(seed), weights.cpu().numpy()
+        slots = np.empty((len(sizes), self.n_samples), np.int64)
+        slot_weights = np.empty((len(sizes), self.n_samples))
+        for i, (size, first) in enumerate(zip(sizes, np.cumsum([0, *sizes[:-1]]), strict=True)):
+            own = rng.permutation(size)[_fill(size, n_groups, length)]
+            slots[i] = first + own
+            slot_weights[i] = mass[slots[i]] / np.bincount(own, minlength=size)[own]
+            slot_weights[i] *= self.n_samples / slot_weights[i].sum()
+        self.slots, self.slot_weights = (torch.from_numpy(a).to(cells.device) for a in (slots, slot_weights))
 
     def loss(self, module: nn.Module, index: Tensor, seed: int) -> Tensor:
         """``E log c - E log v`` on the batch, summed over the intervals; nothing in it is random."""
-        slots = self.slots[:, index].to(self.slot_weights.device)
-        weights = self.slot_weights[:, index.to(self.slot_weights.device)]
-        start = torch.stack([cells[rows] for cells, rows in zip(self.start, slots[:-1], strict=True)])
-        end = torch.stack([cells[rows] for cells, rows in zip(self.end, slots[1:], strict=True)])
+        index = index.to(self.slots.device)
+        weights, cells = self.slot_weights[:, index], self.cells[self.slots[:, index]]
+        start, end = _map(self.to_start, cells[:-1]), _map(self.to_end, cells[1:])
         return cast(LightPotential, module).loss(start, end, weights[:-1], weights[1:])
+
+
+def _stack(maps: Sequence[Affine]) -> Affine:
+    """Maps of all intervals with an interval axis in front."""
+    matrix, shift = (torch.stack(parts) for parts in zip(*maps, strict=True))
+    return Affine(matrix, shift.unsqueeze(1))
+
+
+def _map(maps: Affine, cells: Tensor) -> Tensor:
+    """``(interval, cell, state)`` through the map of each interval."""
+    if maps.matrix.dim() == 2:
+        return cells * maps.matrix.unsqueeze(1) + maps.shift
+    return cells @ maps.matrix.mT + maps.shift
 
 
 def _fill(size: int, n_groups: int, length: int) -> Array:

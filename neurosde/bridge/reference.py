@@ -6,8 +6,19 @@ import math
 import torch
 
 from neurosde.errors import DataError
-from neurosde.linear import LinearSDE
+from neurosde.linear import LinearSDE, Transition
 from neurosde.typing import NamedTuple, Tensor
+
+
+class Affine(NamedTuple):
+    """``x -> matrix x + shift`` on ``(cell, state)``; a diagonal matrix is kept as a vector."""
+
+    matrix: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The image of ``x``."""
+        return apply(self.matrix, x) + self.shift
 
 
 class Pinned(NamedTuple):
@@ -41,11 +52,15 @@ class Reference(abc.ABC):
         Times of the two snapshots.
     centre
         ``(state,)``.
+    predict_from_start, whiten
+        Maps of start cells to ``z`` and of end cells to whitened ones.
     """
 
     start: float
     end: float
     centre: Tensor
+    predict_from_start: Affine
+    whiten: Affine
 
     def _set_interval(self, start: float, end: float, centre: Tensor) -> None:
         if not (math.isfinite(start) and math.isfinite(end) and start < end):
@@ -57,12 +72,8 @@ class Reference(abc.ABC):
         """``z`` of cells ``x (cell, state)`` at time ``t``."""
 
     @abc.abstractmethod
-    def whiten(self, y: Tensor) -> Tensor:
-        """End cells in whitened coordinates."""
-
-    @abc.abstractmethod
     def colour(self, z: Tensor) -> Tensor:
-        """Inverse of :meth:`whiten`."""
+        """Inverse of `whiten`."""
 
     @abc.abstractmethod
     def remaining(self, t: Tensor) -> Tensor:
@@ -75,6 +86,10 @@ class Reference(abc.ABC):
     @abc.abstractmethod
     def diffusion(self) -> Tensor:
         """``L``, ``(state, noise)``."""
+
+    @abc.abstractmethod
+    def variance(self) -> Tensor:
+        """Variance that each coordinate gains over the interval, ``(state,)``."""
 
     @abc.abstractmethod
     def pinned(self, t: float, s: float) -> Pinned:
@@ -98,17 +113,14 @@ class BrownianReference(Reference):
         self._set_interval(start, end, centre)
         self.sigma = sigma
         self.root = sigma * math.sqrt(end - start)
+        self.whiten = self.predict_from_start = Affine(1 / self.root, -centre / self.root)
 
     def predict(self, t: Tensor, x: Tensor) -> Tensor:
         """``(x - centre) / (sigma sqrt(Delta))``, at every time."""
         return self.whiten(x)
 
-    def whiten(self, y: Tensor) -> Tensor:
-        """``(y - centre) / (sigma sqrt(Delta))``."""
-        return (y - self.centre) / self.root
-
     def colour(self, z: Tensor) -> Tensor:
-        """Inverse of :meth:`whiten`."""
+        """Inverse of `whiten`."""
         return z * self.root + self.centre
 
     def remaining(self, t: Tensor) -> Tensor:
@@ -122,6 +134,10 @@ class BrownianReference(Reference):
     def diffusion(self) -> Tensor:
         """``diag(sigma)``."""
         return torch.diag(self.sigma)
+
+    def variance(self) -> Tensor:
+        """``epsilon = sigma^2 Delta``."""
+        return self.root**2
 
     def pinned(self, t: float, s: float) -> Pinned:
         """The Brownian bridge: variance ``sigma^2 (s - t)(end - s)/(end - t)``."""
@@ -151,7 +167,8 @@ class LinearReference(Reference):
     def __init__(self, start: float, end: float, sde: LinearSDE, centre: Tensor):
         self._set_interval(start, end, centre)
         self.sde = sde
-        self.Q = sde.transition(end - start).Q.to(centre)
+        self.transition = Transition(*(part.to(centre) for part in sde.transition(end - start)))
+        Phi, m, self.Q = self.transition
         root, failed = torch.linalg.cholesky_ex(self.Q)
         if bool(failed):
             raise DataError(
@@ -160,18 +177,16 @@ class LinearReference(Reference):
             )
         self.root = root
         self.inverse_root = torch.linalg.solve_triangular(root, torch.eye(len(root)).to(root), upper=False)
+        self.predict_from_start = Affine(self.inverse_root @ Phi, self.inverse_root @ (m - centre))
+        self.whiten = Affine(self.inverse_root, -self.inverse_root @ centre)
 
     def predict(self, t: Tensor, x: Tensor) -> Tensor:
         """``R^-1 (Phi x + m - centre)`` over the time left."""
         Phi, m, _ = self._left(t)
         return (x @ Phi.T + (m - self.centre)) @ self.inverse_root.T
 
-    def whiten(self, y: Tensor) -> Tensor:
-        """``R^-1 (y - centre)``."""
-        return (y - self.centre) @ self.inverse_root.T
-
     def colour(self, z: Tensor) -> Tensor:
-        """Inverse of :meth:`whiten`."""
+        """Inverse of `whiten`."""
         return z @ self.root.T + self.centre
 
     def remaining(self, t: Tensor) -> Tensor:
@@ -188,19 +203,24 @@ class LinearReference(Reference):
         """``L``."""
         return self.sde.L.to(self.centre)
 
+    def variance(self) -> Tensor:
+        """Diagonal of ``Q``."""
+        return self.Q.diagonal()
+
     def pinned(self, t: float, s: float) -> Pinned:
         """Gaussian conditioning: gain ``G = Q_0 Phi_1' Q^-1``, covariance ``Q_0 - G Phi_1 Q_0``."""
         Phi0, m0, Q0 = (part.to(self.centre) for part in self.sde.transition(s - t))
-        Phi1, m1, Q1 = (part.to(self.centre) for part in self.sde.transition(self.end - s))
+        Phi1, m1, Q1 = self._left(self.centre.new_tensor(s))
         G = torch.linalg.solve(Phi1 @ Q0 @ Phi1.T + Q1, Phi1 @ Q0).T
         kept = torch.eye(len(G)).to(G) - G @ Phi1
         C = kept @ Q0 @ kept.T + G @ Q1 @ G.T  # Joseph's form stays positive
         variance, axes = torch.linalg.eigh(0.5 * (C + C.T))
         return Pinned(kept @ Phi0, G, kept @ m0 - G @ m1, axes * variance.clamp(min=0).sqrt())
 
-    def _left(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        Phi, m, Q = self.sde.transition(max(self.end - float(t), 0.0))
-        return Phi.to(self.centre), m.to(self.centre), Q.to(self.centre)
+    def _left(self, t: Tensor) -> Transition:
+        """Transition over the time left at ``t``."""
+        left = max(self.end - float(t), 0.0)
+        return Transition(*(part.to(self.centre) for part in self.sde.transition(left)))
 
 
 def apply(matrix: Tensor, x: Tensor) -> Tensor:

@@ -211,9 +211,10 @@ def test_sampling_in_two_legs_is_sampling_in_one(diagonal_mixture):
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 def test_trained_module_and_frozen_mixture_agree(covariance):
     generator = torch.Generator().manual_seed(0)
-    potential = LightPotential(2, 4, 3, covariance).double()
+    potential = LightPotential(2, 4, 3, covariance)
     cells = [torch.randn(50, 3, generator=generator).double() for _ in range(3)]
-    potential.initialise(cells[:2], cells[1:], generator)
+    for i in range(2):
+        potential.initialise(i, cells[i], cells[i + 1], generator)
     with torch.no_grad():
         for parameter in potential.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -226,9 +227,9 @@ def test_trained_module_and_frozen_mixture_agree(covariance):
 
 def test_loss_weighs_the_cells():
     generator = torch.Generator().manual_seed(0)
-    potential = LightPotential(1, 3, 2).double()
+    potential = LightPotential(1, 3, 2)
     cells = torch.randn(2, 6, 2, generator=generator).double()
-    potential.initialise(cells[:1], cells[1:], generator)
+    potential.initialise(0, cells[0], cells[1], generator)
     weight = torch.tensor([[2.0, 1.0, 1.0, 0.0, 1.0, 1.0]]).double()
     repeated = cells[:, [0, 0, 1, 2, 4, 5]]
     weighted = potential.loss(cells[:1], cells[1:], weight, weight)
@@ -248,7 +249,9 @@ def test_systematic_draws_keep_to_the_weights():
 def test_a_lone_end_cell_does_not_draw_a_component_to_zero_width():
     generator = torch.Generator().manual_seed(0)
     potential = LightPotential(1, 2, 2)
-    potential.initialise([torch.randn(5, 2, generator=generator)], [torch.zeros(1, 2)], generator)
+    potential.initialise(
+        0, torch.randn(5, 2, generator=generator).double(), torch.zeros(1, 2).double(), generator
+    )
     with torch.no_grad():
         potential.log_scale -= 100.0
     assert all(mixture.scale.min() > 1e-10 for mixture in potential.mixtures())

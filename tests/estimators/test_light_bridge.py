@@ -23,7 +23,7 @@ def population(seed=0, n=120):
     rng = np.random.default_rng(seed)
     time = np.repeat([0.0, 1.0, 3.0], n)
     X = 0.5 * rng.standard_normal((3 * n, 2))
-    X[:, 0] += 2.0 * time * rng.choice([-1.0, 1.0], 3 * n)
+    X[:, 0] += 2.0 * time * np.tile([-1.0, 1.0], 3 * n // 2)
     X[:, 1] += time
     order = rng.permutation(3 * n)
     return X[order], time[order]
