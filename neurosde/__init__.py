@@ -20,13 +20,14 @@ _HOME = {
     "solve": "solve",
     "Solution": "solve",
     "sdeint": "solve",
+    "sdeint_adjoint": "solve",
     "LightSchrodingerBridge": "estimators",
     "NeuralSDEForecaster": "estimators",
     "load": "estimators",
 }
 _MODULES = (
-    "baselines", "bridge", "cells", "data", "datasets", "errors", "estimators", "io", "linear", "nets", "noise",
-    "paths", "pl", "scores", "sde", "solve", "testing", "tl", "training",
+    "baselines", "bridge", "calculus", "cells", "data", "datasets", "errors", "estimators", "forms", "io",
+    "linear", "nets", "noise", "paths", "pl", "scores", "sde", "solve", "testing", "tl", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_MODULES]

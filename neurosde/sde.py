@@ -95,10 +95,15 @@ class ForeignSDE(SDE):
         Object with ``sde_type``, ``noise_type`` and methods ``f`` and ``g`` (or ``f_and_g``).
     names
         Other method names, as torchsde's argument: ``{"drift": "h", "diffusion": "sigma"}``.
+    tensors
+        What its fields depend on, if not its parameters.
     """
 
-    def __init__(self, sde: Any, names: Mapping[str, str] | None = None):
+    def __init__(
+        self, sde: Any, names: Mapping[str, str] | None = None, tensors: tuple[Tensor, ...] | None = None
+    ):
         super().__init__()
+        self.tensors = tensors
         names = names or {}
         self.sde = sde  # a module registers itself, so its parameters are found
         self.sde_type, self.noise_type = sde.sde_type, sde.noise_type
@@ -118,6 +123,10 @@ class ForeignSDE(SDE):
     def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
         """Diffusion of the wrapped object."""
         return self._diffusion(t, y)
+
+    def dependencies(self) -> tuple[Tensor, ...]:
+        """Tensors that were named, or the parameters of the wrapped object."""
+        return super().dependencies() if self.tensors is None else self.tensors
 
     def drift_and_diffusion(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Both fields, in one call where the wrapped object offers one."""

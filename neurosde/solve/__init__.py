@@ -10,7 +10,7 @@ from neurosde.solve.choice import STEPPERS
 from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.entry import solve
 from neurosde.solve.euler import EulerMaruyama
-from neurosde.solve.exponential import ExponentialEuler
+from neurosde.solve.exponential import ExponentialEuler, ExponentialHeun, ExponentialShARK
 from neurosde.solve.geometric import LieSplitting, LogEuler
 from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
 from neurosde.solve.langevin import QUICSORT, ShOULD
@@ -20,7 +20,7 @@ from neurosde.solve.rossler import SRK
 from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, SPaRK
 from neurosde.solve.solution import Solution, Status
 from neurosde.solve.stepper import AbstractStepper, Step, Stepped
-from neurosde.solve.torchsde import sdeint
+from neurosde.solve.torchsde import sdeint, sdeint_adjoint
 
 __all__ = [
     "QUICSORT",
@@ -33,6 +33,8 @@ __all__ = [
     "EulerHeun",
     "EulerMaruyama",
     "ExponentialEuler",
+    "ExponentialHeun",
+    "ExponentialShARK",
     "GeneralShARK",
     "Heun",
     "LieSplitting",
@@ -51,6 +53,7 @@ __all__ = [
     "Step",
     "Stepped",
     "sdeint",
+    "sdeint_adjoint",
     "solve",
 ]
 

@@ -29,6 +29,8 @@ class AcceptedSteps:
         A :class:`Status` a series.
     accepted, rejected
         Counts, ``(series,)``.
+    carry
+        What the stepper carries at the end.
     ys
         States met at the times to end on, ``(series, time, state)``, NaN where none was.
     """
@@ -39,11 +41,14 @@ class AcceptedSteps:
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+    carry: Carry
 
     def outcome(self, columns: Tensor) -> engine.Outcome:
         """States at the requested times, which stand in these columns of all the times to end on."""
         wanted = columns.expand(len(self.ys), -1).unsqueeze(-1).expand(-1, -1, self.ys.shape[-1])
-        return engine.Outcome(self.ys.gather(1, wanted), self.status, self.accepted, self.rejected)
+        return engine.Outcome(
+            self.ys.gather(1, wanted), self.status, self.accepted, self.rejected, self.carry
+        )
 
     def grid_of(self, columns: Tensor) -> TimeGrid:
         """The accepted steps as a fixed grid that keeps the requested times."""
@@ -104,9 +109,9 @@ class StepSearch:
         self.finest = 2.0**-path.levels
 
     @torch.no_grad()
-    def run(self, y: Tensor) -> AcceptedSteps:
-        """Search from the initial states ``(series, state)``."""
-        clocks = self._first(y)
+    def run(self, y: Tensor, carry: Carry | None = None) -> AcceptedSteps:
+        """Search from the initial states ``(series, state)``, and from what an earlier solve handed on."""
+        clocks = self._first(y, carry)
         taken: list[tuple[Tensor, Tensor, BrownianIncrement]] = []
         ys = y.new_full((len(y), self.targets.shape[1] - 1, y.shape[-1]), torch.nan)
         ys[:, 0] = y
@@ -121,21 +126,23 @@ class StepSearch:
         status = torch.where(clocks.status < 0, int(Status.MAX_STEPS), clocks.status)
         return self._lay_out(taken, status, clocks, ys)
 
-    def _first(self, y: Tensor) -> _Clocks:
+    def _first(self, y: Tensor, carry: Carry | None) -> _Clocks:
         n = len(self.targets)
         zeros = torch.zeros(n, dtype=torch.int64, device=y.device)
         first = self.controller.first
         longest = torch.full_like(self.span, 0.01) if first is None else (first / self.span).clamp(max=1.0)
         target = zeros + 1  # the first requested time is the start
         status = torch.where(self._at(self.targets, target) > 1.5, int(Status.SUCCESS), -1)
-        carry = self.stepper.start(self.sde, self._time(torch.zeros_like(self.span), y), y)
+        if carry is None:
+            carry = self.stepper.start(self.sde, self._time(torch.zeros_like(self.span), y), y)
         return _Clocks(y, carry, self.stack.first, longest, self.span * 0 + 1, target, status, zeros, zeros)
 
     def _attempt(self, now: _Clocks) -> tuple[_Clocks, Tensor, Tensor, BrownianIncrement]:
         """Try one step on every clock that is still going."""
         going = now.status < 0
         target = torch.where(going, self._at(self.targets, now.target), 2.0)
-        longest = torch.where(going, now.longest.clamp(min=self.finest), 1.0)
+        least = (self.controller.shortest / self.span).clamp(min=self.finest)
+        longest = torch.where(going, torch.maximum(now.longest, least), 1.0)
         proposal = self.stack.propose(now.pending, longest, target)
         increment = self._real(proposal, now.y)
         t = self._time(now.pending.start, now.y)
@@ -144,7 +151,8 @@ class StepSearch:
         stepped = self.stepper.step(self.sde, Step(t, increment.dt, increment, weights), now.y, now.carry)
         error = torch.zeros_like(now.y) if stepped.error is None else stepped.error
         size = self.controller.error(error, now.y, stepped.y)
-        accepted = going & (size <= 1)
+        forced = proposal.length * self.span <= self.controller.shortest
+        accepted = going & ((size <= 1) | (forced & torch.isfinite(size)))
         factor = self.controller.factor(size, now.previous, self.order)
         grown = torch.maximum(proposal.length * factor, now.longest)  # a step cut short says little
         longer = torch.where(accepted, grown, proposal.length * factor.clamp(max=0.5))
@@ -231,7 +239,7 @@ class StepSearch:
         W = ys.new_zeros(0, *self.path.shape) if W is None else W
         increments = BrownianIncrement(grid.times.diff(), W, H, K)
         status, accepted, rejected = (x.repeat(spread) for x in (status, clocks.accepted, clocks.rejected))
-        return AcceptedSteps(grid, increments, ys, status, accepted, rejected)
+        return AcceptedSteps(grid, increments, ys, status, accepted, rejected, clocks.carry)
 
     def _gather(self, rows: list[Tensor | None], place: Tensor, n_steps: int) -> Tensor | None:
         known = [row for row in rows if row is not None]

@@ -3,7 +3,7 @@
 from neurosde.errors import SolveError
 from neurosde.sde import SDE
 from neurosde.solve.euler import EulerMaruyama
-from neurosde.solve.exponential import ExponentialEuler
+from neurosde.solve.exponential import ExponentialEuler, ExponentialHeun, ExponentialShARK
 from neurosde.solve.geometric import LieSplitting, LogEuler
 from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
 from neurosde.solve.langevin import QUICSORT, ShOULD
@@ -30,13 +30,23 @@ STEPPERS: tuple[AbstractStepper, ...] = (
     SPaRK(),
     SlowRK(),
     ExponentialEuler(),
+    ExponentialHeun(),
+    ExponentialShARK(),
     LieSplitting(),
     LogEuler(),
     ShOULD(),
     QUICSORT(),
 )
-FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (ExponentialEuler(), EulerMaruyama(), Heun())
-ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (Heun(),)
+# the first that fits is taken: those that know an SDE's form come before those that know its calculus
+FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (
+    QUICSORT(),
+    LogEuler(),
+    LieSplitting(),
+    ExponentialEuler(),
+    EulerMaruyama(),
+    Heun(),
+)
+ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (ShARK(), Heun(), SRK())
 
 
 def check_stepper(stepper: Any, sde: SDE, adaptive: bool) -> AbstractStepper:

@@ -41,6 +41,9 @@ class PIController:
         Aim below the tolerance by this factor.
     factor_min, factor_max
         Bounds of the change of length from step to step.
+    shortest
+        A step no longer than this is taken whatever its error, in units of time. By default none is: a
+        series that needs steps below the leaves of its path gives up.
     first
         First step, in units of time; by default a hundredth of the span.
     whole_batch
@@ -68,6 +71,7 @@ class PIController:
     safety: float = 0.9
     factor_min: float = 0.2
     factor_max: float = 10.0
+    shortest: float = 0.0
     first: float | None = None
     whole_batch: bool = False
     jump_times: tuple[float, ...] = ()
@@ -86,6 +90,8 @@ class PIController:
                 "safety, factor_min, factor_max: expected 0 < safety <= 1, 0 < factor_min < 1 < factor_max, "
                 f"got {self.safety}, {self.factor_min}, {self.factor_max}."
             )
+        if not (math.isfinite(self.shortest) and self.shortest >= 0):
+            raise DataError(f"shortest: expected a finite length of time >= 0, got {self.shortest!r}.")
         if self.first is not None and not (math.isfinite(self.first) and self.first > 0):
             raise DataError(f"first: expected a positive first step, got {self.first!r}.")
 

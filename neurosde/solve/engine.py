@@ -12,6 +12,7 @@ from neurosde.solve.compiling import Compile, marcher
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.march import Block, Model, State, march_around, row, start
 from neurosde.solve.solution import Status
+from neurosde.solve.stepper import Carry
 from neurosde.typing import NamedTuple, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
@@ -26,19 +27,22 @@ class Problem:
     noise: AbstractNoise
     grid: TimeGrid
     compile: Compile = "off"
+    carry: Carry | None = None  # what an earlier solve handed on
 
 
 class Outcome(NamedTuple):
-    """Rows ``(series, time, state + cost)``, and the status and counts of steps of each series."""
+    """Rows ``(series, time, state + cost)``, status and counts of steps of each series, last carry."""
 
     rows: Tensor
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+    carry: Carry = ()
 
     def seen_again(self, replay: "Outcome") -> "Outcome":
         """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
-        return self._replace(rows=replay.rows, status=torch.maximum(self.status, replay.status))
+        status = torch.maximum(self.status, replay.status)
+        return self._replace(rows=replay.rows, status=status, carry=replay.carry)
 
 
 def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
@@ -56,6 +60,8 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     grid = problem.grid
     t = grid.times[..., 0].to(y.dtype)
     state = origin = start(problem.model, t if t.dim() == 0 else t.unsqueeze(-1), y)
+    if problem.carry is not None:
+        state = origin = state._replace(carry=problem.carry)
     failed_at = torch.full((len(y),), grid.length + 1, device=y.device)
     picker = Picker(grid, len(y))
     picker.take(row(state).unsqueeze(0), 0)
@@ -69,7 +75,7 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
             rows, after = runner.steps(state, first, failed_at, origin)
         picker.take(rows, first + 1)
         state = after
-    return outcome_of(picker.gather(failed_at), failed_at, grid)
+    return outcome_of(picker.gather(failed_at), failed_at, grid)._replace(carry=state.carry)
 
 
 def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:

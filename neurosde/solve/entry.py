@@ -18,7 +18,7 @@ from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.march import Model
 from neurosde.solve.solution import Solution, describe_failure
 from neurosde.solve.sources import GivenNoise, choose_noise, choose_path
-from neurosde.solve.stepper import AbstractStepper
+from neurosde.solve.stepper import AbstractStepper, Carry
 from neurosde.typing import Any, Sequence, Tensor
 
 
@@ -111,8 +111,33 @@ def solve(
     >>> solution.stats["accepted"].tolist()
     [10, 10, 10]
     """
+    return solve_with_carry(
+        sde, y0, ts, stepper=stepper, controller=controller, noise=noise, dt=dt, seed=seed, running=running,
+        gradient=gradient, compile=compile, max_steps=max_steps, series=series,
+    )[0]  # fmt: skip
+
+
+def solve_with_carry(
+    sde: Any,
+    y0: Tensor,
+    ts: Any,
+    *,
+    carry: Carry | None = None,
+    stepper: AbstractStepper | None = None,
+    controller: ConstantStep | PIController | None = None,
+    noise: Any = None,
+    dt: float | Tensor | None = None,
+    seed: int | None = None,
+    running: Sequence[RunningCost] = (),
+    gradient: Gradient = "backprop",
+    compile: Compile = "auto",
+    max_steps: int = 4096,
+    series: Any = None,
+) -> tuple[Solution, Carry]:
+    """Do what :func:`solve` does, from and to what the stepper carries beside the state."""
     y0, batch = _check_state(y0)
-    ts, own_clock = torch.as_tensor(ts), torch.as_tensor(ts).dim() > 1
+    ts = torch.as_tensor(ts, dtype=torch.float64)  # a list of times would be float32
+    own_clock = ts.dim() > 1
     if own_clock and tuple(ts.shape[:-1]) != batch:
         raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(ts.shape)}.")
     times = check_times(ts.reshape(len(y0), -1) if own_clock else ts, len(y0), y0.device)
@@ -131,16 +156,17 @@ def solve(
         every, columns = with_jumps(clocks, controller.jump_times)
         ends = every[0] if controller.whole_batch else every
         path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
-        steps = StepSearch(prepared, stepper, controller, path, every, max_steps).run(y0.detach())
+        steps = StepSearch(prepared, stepper, controller, path, every, max_steps).run(y0.detach(), carry)
         outcome = steps.outcome(columns)
         if flows or costs:
-            replay = engine.Problem(model, GivenNoise(steps.increments), steps.grid_of(columns), compile)
+            given, replayed = GivenNoise(steps.increments), steps.grid_of(columns)
+            replay = engine.Problem(model, given, replayed, compile, carry)
             outcome = outcome.seen_again(take_steps(replay, y0, gradient))
     else:
         grid = make_grid(times, check_dt(dt, times))
         source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
-        outcome = take_steps(engine.Problem(model, source, grid, compile), y0, gradient)
-    return _lay_out(outcome, times, stepper, costs, batch, own_clock)
+        outcome = take_steps(engine.Problem(model, source, grid, compile, carry), y0, gradient)
+    return _lay_out(outcome, times, stepper, costs, batch, own_clock), outcome.carry
 
 
 def _stepper(
@@ -203,7 +229,7 @@ def _lay_out(
     stats = {name: count.expand(len(rows)).reshape(batch) for name, count in counts.items()}
     status = outcome.status.reshape(batch)
     if bool(status.any()):
-        warnings.warn(describe_failure(status), RuntimeWarning, stacklevel=3)
+        warnings.warn(describe_failure(status), RuntimeWarning, stacklevel=4)
     ts = times.reshape(*batch, -1) if own_clock else times
     return Solution(ts, ys, running, status, stats)
 

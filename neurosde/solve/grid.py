@@ -57,7 +57,7 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     DataError
         If a time is infinite, missing before the last one, or not after the one before.
     """
-    ts = torch.as_tensor(ts, device=device).detach().to(torch.float64)
+    ts = torch.as_tensor(ts, dtype=torch.float64, device=device).detach()
     if ts.dim() not in (1, 2) or ts.shape[-1] == 0 or (ts.dim() == 2 and ts.shape[0] != n_series):
         raise ShapeError(
             f"ts: expected (time,) or ({n_series}, time) with at least one time, got {tuple(ts.shape)}."
@@ -94,7 +94,7 @@ def check_dt(dt: Any, ts: Tensor) -> Tensor:
     span = last - ts[..., 0]
     if dt is None:
         return torch.where(span > 0, span / 100, 1.0)
-    dt = torch.as_tensor(dt, device=ts.device).detach().to(torch.float64)
+    dt = torch.as_tensor(dt, dtype=torch.float64, device=ts.device).detach()
     if dt.dim() > 0 and dt.shape != span.shape:
         raise ShapeError(
             f"dt: expected a number or one a series {tuple(span.shape)}, got shape {tuple(dt.shape)}."

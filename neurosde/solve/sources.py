@@ -41,7 +41,7 @@ class GivenNoise(AbstractNoise):
         return self.record.at(rows)._replace(dt=dt if dt.dim() == 1 else dt.T.unsqueeze(-1))
 
 
-Motion = Callable[[Tensor, Tensor], Tensor]
+Motion = Callable[..., Any]
 
 
 class ForeignNoise(AbstractNoise):
@@ -50,20 +50,31 @@ class ForeignNoise(AbstractNoise):
     Parameters
     ----------
     motion
-        Callable ``(ta, tb) -> (series, noise)``, such as torchsde's BrownianInterval or BrownianPath.
+        Callable ``(ta, tb) -> (series, noise)``, such as torchsde's BrownianInterval or BrownianPath; one
+        with a Levy area approximation also gives its space-time integral.
     shape
         ``(series, noise)``.
     """
 
     def __init__(self, motion: Motion, shape: tuple[int, int]):
-        self.motion, self.shape, self.levy = motion, shape, "none"
+        self.motion, self.shape = motion, shape
+        known = getattr(motion, "levy_area_approximation", "none")
+        self.levy = "none" if known == "none" else "space-time"
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Increments of the foreign motion; it has no series of its own times."""
         if times.dim() != 1:
             raise DataError("noise: a torchsde Brownian motion needs times that all series share.")
-        W = [self.motion(a, b) for a, b in itertools.pairwise(times)]
-        return BrownianIncrement(times.diff(), torch.stack(W) if W else times.new_zeros(0, *self.shape))
+        dt = times.diff()
+        if not len(dt):
+            return BrownianIncrement(dt, times.new_zeros(0, *self.shape))
+        if self.levy == "none":
+            return BrownianIncrement(
+                dt, torch.stack([self.motion(a, b) for a, b in itertools.pairwise(times)])
+            )
+        pairs = [self.motion(a, b, return_U=True) for a, b in itertools.pairwise(times)]
+        W, U = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return BrownianIncrement(dt, W, U / dt[:, None, None].to(U) - 0.5 * W)  # U is the integral of W
 
 
 def choose_noise(

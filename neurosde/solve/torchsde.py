@@ -1,19 +1,34 @@
-"""torchsde's entry point on this backend: change the import and nothing else."""
+"""torchsde's entry points on this backend: change the import and nothing else."""
+
+import warnings
 
 import torch
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.sde import as_sde, divergence_cost
-from neurosde.solve.entry import solve
+from neurosde.sde import SDE, ForeignSDE, as_sde, divergence_cost
+from neurosde.solve.choice import choose_stepper
+from neurosde.solve.controller import PIController
+from neurosde.solve.entry import solve_with_carry
 from neurosde.solve.euler import EulerMaruyama
-from neurosde.solve.heun import Heun, ReversibleHeun
+from neurosde.solve.gradients import Gradient
+from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
+from neurosde.solve.log_ode import LogODE, Midpoint
+from neurosde.solve.milstein import Milstein
+from neurosde.solve.rossler import SRK
+from neurosde.solve.runge_kutta import SRA1
 from neurosde.solve.stepper import AbstractStepper
-from neurosde.typing import Any, Mapping, Tensor
+from neurosde.typing import Any, Mapping, NamedTuple, Sequence, Tensor
 
-METHODS: dict[str, AbstractStepper] = {
-    "euler": EulerMaruyama(),
-    "heun": Heun(),
-    "reversible_heun": ReversibleHeun(),
+METHODS: dict[str, type[AbstractStepper]] = {
+    "euler": EulerMaruyama,
+    "milstein": Milstein,
+    "srk": SRK,
+    "midpoint": Midpoint,
+    "heun": Heun,
+    "euler_heun": EulerHeun,
+    "reversible_heun": ReversibleHeun,
+    "adjoint_reversible_heun": ReversibleHeun,
+    "log_ode": LogODE,
 }
 
 
@@ -24,13 +39,22 @@ def sdeint(
     bm: Any = None,
     method: str | None = None,
     dt: float = 1e-3,
-    *,
+    adaptive: bool = False,
+    rtol: float = 1e-5,
+    atol: float = 1e-4,
+    dt_min: float = 1e-5,
+    options: Mapping[str, Any] | None = None,
     names: Mapping[str, str] | None = None,
     logqp: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    extra: bool = False,
+    extra_solver_state: tuple[Tensor, ...] | None = None,
+    **unused: Any,
+) -> Any:
     """Solve an SDE with torchsde's arguments, and return what torchsde returns: time first.
 
-    Unlike torchsde, steps are counted in integers (``dt = 0.01`` on [0, 1] is 100 steps) and land on ``ts``.
+    Unlike torchsde, steps are counted in integers (``dt = 0.01`` on [0, 1] is 100 steps) and land on ``ts``;
+    adaptive steps come with the error estimate of their method (one that has none is replaced by one that
+    has).
 
     Parameters
     ----------
@@ -43,24 +67,36 @@ def sdeint(
     bm
         A torchsde Brownian motion, or None for fresh noise.
     method
-        "euler", "heun" or "reversible_heun"; by default whatever fits the calculus.
+        A name of torchsde's; by default torchsde's own choice.
     dt
-        Longest step.
+        Longest step; the first one if adaptive.
+    adaptive, rtol, atol
+        Whether the steps of the whole batch follow an estimated error, and its tolerances.
+    dt_min
+        Shortest adaptive step.
+    options
+        ``{"grad_free": True}`` for Milstein's method without derivatives.
     names
-        Other names for "drift", "diffusion" and "prior_drift".
+        Other names for "drift", "diffusion", "prior_drift" and "drift_and_diffusion".
     logqp
         Also return the divergence from the SDE with drift ``h``, ``1/2 int |g^-1 (f - h)|^2 dt`` between
         times.
+    extra, extra_solver_state
+        Return, or start from, what the method carries beside the state: ``(f, g, z)`` of reversible Heun
+        steps.
+    **unused
+        Named in a warning, as torchsde does.
 
     Returns
     -------
-    Tensor or tuple of Tensor
-        ``(time, series, state)``, and with ``logqp`` the increments ``(time - 1, series)``.
+    Tensor or tuple
+        ``(time, series, state)``; with ``logqp`` also ``(time - 1, series)``; with ``extra`` also the
+        carried tuple.
 
     Raises
     ------
-    DataError
-        If the method is not known.
+    DataError, ShapeError
+        If an argument cannot be used; both are ValueErrors.
 
     Examples
     --------
@@ -70,20 +106,164 @@ def sdeint(
     >>> nsde.sdeint(sde, torch.ones(5, 1), torch.tensor([0.0, 1.0]), dt=0.1).shape
     torch.Size([2, 5, 1])
     """
-    if y0.dim() != 2:
-        raise ShapeError(f"y0: expected (series, state), got {tuple(y0.shape)}.")
-    if method is not None and method not in METHODS:
-        raise DataError(f"method: expected one of {', '.join(METHODS)}, got {method!r}.")
+    _warn_of(unused, "sdeint")
+    call = _Call(bm, method, dt, (rtol, atol, dt_min) if adaptive else None, options, extra_solver_state)
+    return _integrate(sde, y0, ts, call, names, logqp, extra, gradient="backprop")
+
+
+def sdeint_adjoint(
+    sde: Any,
+    y0: Tensor,
+    ts: Any,
+    bm: Any = None,
+    method: str | None = None,
+    adjoint_method: str | None = None,
+    dt: float = 1e-3,
+    adaptive: bool = False,
+    adjoint_adaptive: bool = False,
+    rtol: float = 1e-5,
+    adjoint_rtol: float = 1e-5,
+    atol: float = 1e-4,
+    adjoint_atol: float = 1e-4,
+    dt_min: float = 1e-5,
+    options: Mapping[str, Any] | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
+    names: Mapping[str, str] | None = None,
+    logqp: bool = False,
+    extra: bool = False,
+    extra_solver_state: tuple[Tensor, ...] | None = None,
+    **unused: Any,
+) -> Any:
+    """Solve an SDE with a gradient whose memory does not grow with the number of steps.
+
+    Reversible Heun steps are undone, which is exact; other methods solve the stochastic adjoint by Heun
+    steps on the same steps. With ``logqp`` blocks of steps are taken again instead. The backward pass needs
+    no settings of its own: ``adjoint_method``, ``adjoint_adaptive``, ``adjoint_rtol``, ``adjoint_atol`` and
+    ``adjoint_options`` are taken for torchsde's sake and change nothing.
+
+    Parameters
+    ----------
+    sde, y0, ts, bm, method, dt, adaptive, rtol, atol, dt_min, options, names, logqp, extra,
+    extra_solver_state
+        As in :func:`sdeint`.
+    adjoint_method, adjoint_adaptive, adjoint_rtol, adjoint_atol, adjoint_options
+        Not needed.
+    adjoint_params
+        Tensors that get a gradient; by default the parameters of ``sde``, a torch module.
+    **unused
+        Named in a warning.
+
+    Returns
+    -------
+    Tensor or tuple
+        As :func:`sdeint`.
+
+    Raises
+    ------
+    DataError
+        If ``sde`` is not a module and no parameters are named.
+    """
+    _warn_of(unused, "sdeint_adjoint")
+    if adjoint_params is None and not isinstance(sde, torch.nn.Module):
+        raise DataError(
+            "sde: expected a torch module, whose parameters get a gradient; or name adjoint_params."
+        )
+    call = _Call(bm, method, dt, (rtol, atol, dt_min) if adaptive else None, options, extra_solver_state)
+    reversible = method in ("reversible_heun", "adjoint_reversible_heun")
+    gradient = "checkpoint" if logqp else "reversible" if reversible else "adjoint"
+    return _integrate(sde, y0, ts, call, names, logqp, extra, gradient=gradient, tensors=adjoint_params)
+
+
+class _Call(NamedTuple):
+    """Settings of one integration, in torchsde's terms."""
+
+    bm: Any
+    method: str | None
+    dt: float
+    adaptive: tuple[float, float, float] | None
+    options: Mapping[str, Any] | None
+    extra_solver_state: tuple[Tensor, ...] | None
+
+
+def _integrate(
+    sde: Any,
+    y0: Tensor,
+    ts: Any,
+    call: _Call,
+    names: Mapping[str, str] | None,
+    logqp: bool,
+    extra: bool,
+    *,
+    gradient: Gradient,
+    tensors: Sequence[Tensor] | None = None,
+) -> Any:
+    if not isinstance(y0, Tensor) or y0.dim() != 2:
+        raise ShapeError(
+            f"y0: expected a tensor (series, state), got {getattr(y0, 'shape', type(y0).__name__)}."
+        )
     names = dict(names or {})
-    prior = names.pop("prior_drift", "h")
+    prior_name = names.pop("prior_drift", "h")
     model = as_sde(sde, names)
+    if tensors is not None:
+        model = ForeignSDE(model, tensors=tuple(tensors))
     running = ()
     if logqp:
-        prior_drift = getattr(sde, prior, None)
-        if prior_drift is None:
-            raise DataError(f"logqp: {type(sde).__name__} has no method {prior!r} for the prior drift.")
-        running = (divergence_cost(model, prior_drift, name="logqp"),)
-    stepper = None if method is None else METHODS[method]
-    solution = solve(model, y0, torch.as_tensor(ts), stepper=stepper, noise=bm, dt=dt, running=running)
-    ys = solution.ys.transpose(0, 1)
-    return (ys, solution.running["logqp"].diff().transpose(0, 1)) if logqp else ys
+        prior = getattr(sde, prior_name, None)
+        if prior is None:
+            raise DataError(f"logqp: {type(sde).__name__} has no method {prior_name!r} for the prior drift.")
+        running = (divergence_cost(model, prior, name="logqp"),)
+    stepper = _stepper(call, model)
+    controller = None
+    if call.adaptive is not None:
+        rtol, atol, dt_min = call.adaptive
+        controller = PIController(rtol, atol, first=call.dt, shortest=dt_min, whole_batch=True)
+    solution, carry = solve_with_carry(
+        model,
+        y0,
+        ts,
+        carry=_to_carry(call.extra_solver_state),
+        stepper=stepper,
+        controller=controller,
+        noise=call.bm,
+        dt=None if controller else call.dt,
+        running=running,
+        gradient=gradient,
+    )
+    parts = [solution.ys.transpose(0, 1)]
+    if logqp:
+        parts.append(solution.running["logqp"].diff().transpose(0, 1))
+    return (*parts, _from_carry(carry)) if extra else tuple(parts) if logqp else parts[0]
+
+
+def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
+    """Choose torchsde's method by name, or its own default."""
+    method = call.method
+    if method is None:
+        ito = "euler" if sde.noise_type == "general" else "srk"
+        method = ito if sde.sde_type == "ito" else "midpoint"
+    if method not in METHODS:
+        raise DataError(f"method: expected one of {', '.join(METHODS)}, got {method!r}.")
+    if method == "srk" and sde.noise_type == "additive":
+        stepper: AbstractStepper = SRA1()
+    elif method == "milstein":
+        stepper = Milstein(derivative_free=bool((call.options or {}).get("grad_free", False)))
+    else:
+        stepper = METHODS[method]()
+    if call.adaptive is not None and not stepper.embedded:
+        return choose_stepper(sde, adaptive=True)
+    return stepper
+
+
+def _to_carry(state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    """Turn around: torchsde hands on (f, g, z), this backend (z, f, g)."""
+    return (state[2], state[0], state[1]) if state else None
+
+
+def _from_carry(carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (carry[1], carry[2], carry[0]) if carry else ()
+
+
+def _warn_of(unused: Mapping[str, Any], name: str) -> None:
+    if unused:
+        warnings.warn(f"{name}: unexpected arguments {sorted(unused)}.", UserWarning, stacklevel=3)

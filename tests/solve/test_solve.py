@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torchsde
 
 import neurosde as nsde
 from neurosde.errors import DataError, ShapeError, SolveError
@@ -186,55 +185,9 @@ def test_running_costs_in_one_pass_on_own_clocks(relaxation):
     assert torch.isnan(solution.running["ito"][0, 2])
 
 
-class Theirs(torch.nn.Module):
-    """A torchsde SDE: the object knows nothing of this package."""
-
-    def __init__(self, sde_type, noise_type):
-        super().__init__()
-        self.sde_type, self.noise_type = sde_type, noise_type
-        self.theta = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
-
-    def f(self, t, y):
-        return torch.sin(t) - self.theta * y
-
-    def h(self, t, y):
-        return -self.theta * y
-
-    def g(self, t, y):
-        diagonal = 0.3 + 0.1 * torch.cos(y)
-        if self.noise_type == "diagonal":
-            return diagonal
-        if self.noise_type == "scalar":
-            return diagonal.unsqueeze(-1)
-        if self.noise_type == "additive":
-            return torch.full((*y.shape, 2), 0.3, dtype=y.dtype) * torch.cos(t)
-        return torch.stack((diagonal, 0.2 * torch.sin(y)), dim=-1)
-
-
-@pytest.mark.parametrize("noise_type", ["diagonal", "scalar", "additive", "general"])
-@pytest.mark.parametrize(
-    ("method", "sde_type"), [("euler", "ito"), ("heun", "stratonovich"), ("reversible_heun", "stratonovich")]
-)
-def test_the_same_increments_through_torchsde(method, sde_type, noise_type):
-    """dt = 2^-5 and power-of-two times are exact in binary, so both engines take the same steps."""
-    sde, start = Theirs(sde_type, noise_type), torch.ones(3, 2, dtype=torch.float64)
-    n_noise = {"diagonal": 2, "scalar": 1, "additive": 2, "general": 2}[noise_type]
-    ts = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    motion = torchsde.BrownianInterval(0.0, 1.0, size=(3, n_noise), dtype=torch.float64, entropy=3)
-    theirs = torchsde.sdeint(sde, start, ts, bm=motion, method=method, dt=2.0**-5)
-    ours = nsde.sdeint(sde, start, ts, bm=motion, method=method, dt=2.0**-5)
-    assert torch.allclose(ours, theirs, atol=1e-12)
-
-
-def test_logqp_is_torchsdes():
-    sde, start = Theirs("ito", "diagonal"), torch.ones(3, 2, dtype=torch.float64)
-    ts = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    motion = torchsde.BrownianInterval(0.0, 1.0, size=(3, 3), dtype=torch.float64, entropy=3)
-    _, theirs = torchsde.sdeint(sde, start, ts, bm=motion, method="euler", dt=2.0**-8, logqp=True)
-    ours_motion = torchsde.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=torch.float64, entropy=3)
-    _, ours = nsde.sdeint(sde, start, ts, bm=ours_motion, method="euler", dt=2.0**-8, logqp=True)
-    assert ours.shape == theirs.shape
-    assert torch.allclose(ours, theirs, rtol=0.05)
+def test_a_list_of_times_is_not_rounded_to_float32(relaxation):
+    ts = [0.0, 0.1, 0.7]
+    assert nsde.solve(relaxation(), zeros(1, 1), ts, seed=0).ts.tolist() == ts
 
 
 def test_given_increments(relaxation):
