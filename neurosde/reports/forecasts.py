@@ -58,9 +58,9 @@ def forecast_report(
     """
     train, test = _divide(series, held_back, seed)
     model = NeuralSDEForecaster(history, horizon, start=start, random_state=seed, **settings).fit(train)
-    clocked = _on_own_clock(train, start)
-    trivial = [cls().fit(clocked, history) for cls in TRIVIAL]
-    own = _on_own_clock(test, start)
+    trivial = [cls().fit(_clocked(train, _starts(train, start)), history) for cls in TRIVIAL]
+    starts = _starts(test, start)
+    own = _clocked(test, starts)
     asked = (
         (own.time >= history) & (own.time <= history + horizon) & np.isfinite(trivial[0].mean_)[own.channel]
     )
@@ -87,12 +87,12 @@ def forecast_report(
     )
     report.write(files[0])
     _write_forecasts(future, points, quantiles, files[1])
-    draw_forecasts(model, past, future, files[2])
+    draw_forecasts(model, past, future, starts + history, files[2])
     model.save(files[3])
     return report
 
 
-def draw_forecasts(model: NeuralSDEForecaster, past: Series, future: Series, path: Path) -> None:
+def draw_forecasts(model: NeuralSDEForecaster, past: Series, future: Series, made: Array, path: Path) -> None:
     """Draw fans of forecasts: three series and the four channels with the most entries asked for.
 
     Parameters
@@ -100,6 +100,8 @@ def draw_forecasts(model: NeuralSDEForecaster, past: Series, future: Series, pat
     model : NeuralSDEForecaster
     past, future : Series
         Histories, and what followed them.
+    made : (series,) array
+        When each forecast is made.
     path : Path
         Where the picture goes; its suffix says its kind.
     """
@@ -107,58 +109,40 @@ def draw_forecasts(model: NeuralSDEForecaster, past: Series, future: Series, pat
 
     varied = np.bincount(future.channel, minlength=len(future.channel_names)) * (model.residual_scale_ > 0)
     channels = np.sort(np.argsort(-varied, kind="stable")[:4])
-    both = np.minimum(
-        past.counts,
-        np.bincount(future.rows_of_series()[np.isin(future.channel, channels)], minlength=len(future)),
-    )
-    chosen = np.argsort(-both, kind="stable")[:3]
+    shown = future.keep(np.isin(future.channel, channels))
+    chosen = np.argsort(-np.minimum(past.counts, shown.counts), kind="stable")[:3]
+    names = [future.channel_names[c] for c in channels]
+    size = (4.2 * len(chosen), 2.1 * len(channels))
     figure, axes = plt.subplots(
-        len(channels),
-        len(chosen),
-        figsize=(4.2 * len(chosen), 2.1 * len(channels)),
-        sharex="col",
-        sharey="row",
-        squeeze=False,
+        len(channels), len(chosen), figsize=size, sharex="col", sharey="row", squeeze=False
     )
-    for column, i in enumerate(chosen):
-        seen, after = past[[i]], future[[i]]
-        now = seen.time.max() if len(seen.time) else after.time.min()
-        grid = np.linspace(now, after.time.max(), 60)[1:]
-        names = [future.channel_names[c] for c in channels]
+    for i, column in zip(chosen, axes.T, strict=True):
+        seen, after = past[[i]], shown[[i]]
+        grid = np.linspace(made[i], after.time.max(), 60)
         fan = _fan(model, seen, grid, names)
-        for row, c in enumerate(channels):
-            axis = axes[row, column]
-            low, inner_low, middle, inner_high, high = fan[names[row]]
-            axis.fill_between(grid, low, high, color="#3b76af", alpha=0.18, lw=0, label="90 %")
-            axis.fill_between(grid, inner_low, inner_high, color="#3b76af", alpha=0.35, lw=0, label="50 %")
-            axis.plot(grid, middle, color="#1f4e79", lw=1.5, label="median")
-            axis.plot(
-                seen.time[seen.channel == c],
-                seen.value[seen.channel == c],
-                "o",
-                ms=2.5,
-                color="0.35",
-                label="history",
-            )
-            axis.plot(
-                after.time[after.channel == c],
-                after.value[after.channel == c],
-                "o",
-                ms=3,
-                color="#c8102e",
-                label="held back",
-            )
-            axis.axvline(now, color="0.6", lw=0.8, ls=":")
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0, column].set_title(f"series {future.ids[i]}", fontsize=10)
-        axes[-1, column].set_xlabel(f"time [{future.time_unit}]")
-    for row, c in enumerate(channels):
-        axes[row, 0].set_ylabel(future.channel_names[c])
+        for c, name, axis in zip(channels, names, column, strict=True):
+            _draw_fan(axis, grid, fan[name])
+            for side, colour, word in ((seen, "0.35", "history"), (after, "#c8102e", "held back")):
+                mine = side.channel == c
+                axis.plot(side.time[mine], side.value[mine], "o", ms=2.8, color=colour, label=word)
+        column[0].set_title(f"series {future.ids[i]}", fontsize=10)
+        column[-1].set_xlabel(f"time [{future.time_unit}]")
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _draw_fan(axis: Any, grid: Array, fan: Array) -> None:
+    low, inner_low, middle, inner_high, high = fan
+    axis.fill_between(grid, low, high, color="#3b76af", alpha=0.18, lw=0, label="90 %")
+    axis.fill_between(grid, inner_low, inner_high, color="#3b76af", alpha=0.35, lw=0, label="50 %")
+    axis.plot(grid, middle, color="#1f4e79", lw=1.5, label="median")
+    axis.axvline(grid[0], color="0.6", lw=0.8, ls=":")
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _fan(model: NeuralSDEForecaster, seen: Series, grid: Array, names: list[str]) -> dict[str, Array]:
@@ -183,14 +167,18 @@ def _divide(series: Series, held_back: float, seed: int) -> tuple[Series, Series
     return series[np.sort(order[n_test:])], series[np.sort(order[:n_test])]
 
 
-def _on_own_clock(series: Series, start: str) -> Series:
-    """Times from each series' first observation, as the trivial forecasters need them; or as they are."""
-    if start == "zero":
-        return series
+def _starts(series: Series, start: str) -> Array:
+    """Where the clock of each series starts, as `NeuralSDEForecaster` has it, ``(series,)``."""
     first = np.zeros(len(series))
-    some = series.counts > 0
-    first[some] = series.time[series.offsets[:-1][some]]
-    return series.replace(time=series.time - first[series.rows_of_series()], origin=None)
+    if start == "first":
+        some = series.counts > 0
+        first[some] = series.time[series.offsets[:-1][some]]
+    return first
+
+
+def _clocked(series: Series, starts: Array) -> Series:
+    """Times counted from each series' start, as the trivial forecasters need them."""
+    return series.replace(time=series.time - starts[series.rows_of_series()], origin=None)
 
 
 def _scores(future: Series, points: Array, quantiles: Array, unit: Array) -> list[float]:
