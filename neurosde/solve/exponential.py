@@ -1,12 +1,12 @@
-"""Exponential Euler: the linear part of the drift exactly, with the exact law of its noise."""
+"""Exponential steps: the declared linear part of the drift exactly, with the exact law of its noise."""
 
 import torch
 
 from neurosde.errors import SolveError
 from neurosde.sde import SDE, diffuse
-from neurosde.solve.phi import phi1
+from neurosde.solve.phi import phi1, phi2
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
-from neurosde.typing import Tensor
+from neurosde.typing import NoiseType, Tensor
 
 
 class ExponentialEuler(AbstractStepper):
@@ -32,40 +32,138 @@ class ExponentialEuler(AbstractStepper):
     """
 
     sde_types = ("ito",)
+    needs_decay = True
     levy = "space-time"
     strong_order = (0.5, 0.5, 1.0)
     evaluations = (1, 1)
 
-    def why_not(self, sde: SDE) -> str | None:
-        """Say why this stepper does not fit an SDE; None if it does."""
-        if sde.decay(torch.zeros(())) is None:
-            return "ExponentialEuler needs a linear part, declared by the method decay(t)"
-        return super().why_not(sde)
-
     def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Rates and the weights of y, of the rest of the drift, of ``g W`` and of ``g H``."""
-        rates = sde.decay(t)
-        if rates is None:
-            raise SolveError(
-                "sde: decay(t) gave None in the middle of a solve; declare the linear part at all times."
-            )
-        a, h64 = rates.to(torch.float64), h.to(torch.float64)
-        x = a * h64
-        mean, swing = phi1(x), _swing(x)
-        weights = (a.expand_as(x), torch.exp(-x), h64 * mean, mean, swing)
-        return tuple(weight.to(h.dtype) for weight in weights)
+        a, x = _rates(sde, t, h)
+        return _narrow(h, (a, torch.exp(-x), h * phi1(x), phi1(x), _swing(x)))
 
     def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`ExponentialEuler`."""
         rates, keep, push, along, across = step.weights
         f, g = sde.drift_and_diffusion(step.t, y)
+        return Stepped(keep * y + push * (f + rates * y) + _filtered(sde.noise_type, g, step, along, across))
+
+
+class ExponentialHeun(AbstractStepper):
+    """Exact in the linear part ``-a y`` that the SDE declares by ``decay``, Heun in the rest; Stratonovich.
+
+    ``z = e^{-ah} y + phi N + g I`` as :class:`ExponentialEuler` steps with ``N = f + a y``, and ``y+ = z + h
+    phi2 (N(z) - N) + 1/2 (g(z) - g) W``, ``phi2 = (e^{-ah} - 1 + ah) / (ah)^2`` (Cox & Matthews 2002, ETD2RK,
+    with Heun's correction in the noise). Second order where there is no noise, strong order 1 for commutative
+    noise; exact in law whenever the rest and g are constant. The correction is the error estimate.
+
+    Examples
+    --------
+    >>> from neurosde.solve import ExponentialHeun
+    >>> ExponentialHeun().needs_decay
+    True
+    """
+
+    sde_types = ("stratonovich",)
+    needs_decay = True
+    levy = "space-time"
+    strong_order = (0.5, 1.0, 1.0)
+    evaluations = (2, 2)
+    embedded = True
+
+    def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        """Those of :class:`ExponentialEuler`, and the weight of the change of the rest."""
+        a, x = _rates(sde, t, h)
+        return _narrow(h, (a, torch.exp(-x), h * phi1(x), phi1(x), _swing(x), h * phi2(x)))
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """One step; see :class:`ExponentialHeun`."""
+        rates, keep, push, along, across, turn = step.weights
+        f, g = sde.drift_and_diffusion(step.t, y)
+        rest = f + rates * y
+        ahead = keep * y + push * rest + _filtered(sde.noise_type, g, step, along, across)
+        f_ahead, g_ahead = sde.drift_and_diffusion(step.t + step.h, ahead)
+        change = f_ahead + rates * ahead - rest
+        error = turn * change + 0.5 * diffuse(sde.noise_type, g_ahead - g, step.noise.W)
+        return Stepped(ahead + error, (), error)
+
+
+class ExponentialShARK(AbstractStepper):
+    """:class:`ShARK` with the linear part ``-a y`` that the SDE declares by ``decay`` integrated exactly.
+
+    With ``N = f + a y`` and ``c = 5/6``: ``z1 = y + phi1(ah) g H``, ``z2 = e^{-cah} y + phi1(cah) (c h N(z1) +
+    g (c W + H))``, ``y+ = e^{-ah} y + h (phi1 - phi2/c) N(z1) + h phi2/c N(z2) + g I + (g(t + h) - g) (phi2 W
+    - phi1 H)``, ``phi1, phi2`` at ah, I as in :class:`ExponentialEuler`. The weights are those of Cox &
+    Matthews (2002) on the stages of Foster, dos Reis & Strange 2023 (arXiv 2210.17543, equation 6.1), and
+    tend to ShARK's as ``ah -> 0``. Strong order 3/2 and weak order 2 for additive noise in either calculus;
+    exact in law whenever the rest and g are constant. The error estimate is that of the drift.
+
+    Examples
+    --------
+    >>> from neurosde.solve import ExponentialShARK
+    >>> ExponentialShARK().strong_order
+    (None, None, 1.5)
+    """
+
+    sde_types = ("ito", "stratonovich")
+    needs_additive = True
+    needs_decay = True
+    levy = "space-time"
+    strong_order = (None, None, 1.5)
+    weak_order = 2.0
+    evaluations = (2, 1)
+    embedded = True
+
+    def start(self, sde: SDE, t: Tensor, y: Tensor) -> Carry:
+        """Diffusion at the start."""
+        return (sde.diffusion(t, y),)
+
+    def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        """Rates; weights of y, of noise and drift at the second stage; of y, drift and noise at the end."""
+        a, x = _rates(sde, t, h)
+        stage = (torch.exp(-5 / 6 * x), phi1(5 / 6 * x), 5 / 6 * h * phi1(5 / 6 * x))
+        return _narrow(
+            h, (a, *stage, torch.exp(-x), h * phi1(x), 1.2 * h * phi2(x), phi1(x), _swing(x), phi2(x))
+        )
+
+    def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
+        """One step; see :class:`ExponentialShARK`."""
+        rates, keep_stage, along_stage, push_stage, keep, push, turn, along, across, ramp = step.weights
+        (g,) = carry
         noise, W, H = sde.noise_type, step.noise.W, step.noise.H
         assert H is not None  # the door has checked that the noise carries it
-        if noise == "diagonal":
-            random = g * (along * W - across * H)
-        else:
-            random = along * diffuse(noise, g, W) - across * diffuse(noise, g, H)
-        return Stepped(keep * y + push * (f + rates * y) + random)
+        shift = diffuse(noise, g, H)
+        z = y + along * shift
+        rest = sde.drift(step.t, z) + rates * z
+        z = keep_stage * y + push_stage * rest + along_stage * (5 / 6 * diffuse(noise, g, W) + shift)
+        error = turn * (sde.drift(step.t + 5 / 6 * step.h, z) + rates * z - rest)
+        g_ahead = sde.diffusion(step.t + step.h, y)
+        moved = _filtered(noise, g, step, along, across) + _filtered(noise, g_ahead - g, step, ramp, along)
+        return Stepped(keep * y + push * rest + error + moved, (g_ahead,), error)
+
+
+def _rates(sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Rates of the linear part and rates times step, float64."""
+    rates = sde.decay(t)
+    if rates is None:
+        raise SolveError(
+            "sde: decay(t) gave None in the middle of a solve; declare the linear part at all times."
+        )
+    x = rates.to(torch.float64) * h.to(torch.float64)
+    return rates.to(torch.float64).expand_as(x), x
+
+
+def _narrow(h: Tensor, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(weight.to(h.dtype) for weight in weights)
+
+
+def _filtered(noise: NoiseType, g: Tensor, step: Step, along: Tensor, across: Tensor) -> Tensor:
+    """``g (along W - across H)``, the weights one a state."""
+    W, H = step.noise.W, step.noise.H
+    assert H is not None  # the door has checked that the noise carries it
+    if noise == "diagonal":
+        return g * (along * W - across * H)
+    return along * diffuse(noise, g, W) - across * diffuse(noise, g, H)
 
 
 def _swing(x: Tensor) -> Tensor:

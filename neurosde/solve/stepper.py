@@ -3,6 +3,8 @@
 import abc
 from typing import ClassVar, NamedTuple
 
+import torch
+
 from neurosde.noise import BrownianIncrement, Levy
 from neurosde.noise.records import RICHNESS
 from neurosde.sde import SDE, is_additive
@@ -60,8 +62,8 @@ class AbstractStepper(abc.ABC):
         What it can step.
     form
         Class of SDEs whose form it exploits; any SDE by default.
-    needs_additive
-        Whether the diffusion must not depend on y.
+    needs_additive, needs_decay
+        Whether the diffusion must not depend on y; whether a linear part of the drift must be declared.
     levy
         Which integrals of the noise it uses.
     strong_order
@@ -78,6 +80,7 @@ class AbstractStepper(abc.ABC):
     noise_types: ClassVar[tuple[NoiseType, ...]] = ANY_NOISE
     form: ClassVar[type[SDE]] = SDE
     needs_additive: ClassVar[bool] = False
+    needs_decay: ClassVar[bool] = False
     levy: ClassVar[Levy] = "none"
     strong_order: ClassVar[tuple[float | None, float | None, float]]
     weak_order: ClassVar[float] = 1.0
@@ -106,6 +109,8 @@ class AbstractStepper(abc.ABC):
             return (
                 f"{name} steps SDEs of the form of {self.form.__name__}, and this is a {type(sde).__name__}"
             )
+        if self.needs_decay and sde.decay(torch.zeros(())) is None:
+            return f"{name} needs a linear part, declared by the method decay(t)"
         additive_either = is_additive(sde) and sde.sde_type not in self.sde_types  # both calculi agree there
         if sde.sde_type not in self.sde_types and not additive_either:
             return f"{name} steps {' and '.join(self.sde_types)} SDEs, and this one is {sde.sde_type}"
