@@ -18,7 +18,6 @@ from neurosde.typing import Array, Tensor
 __all__ = ["CorrectionNetwork", "CorrectionObjective", "Mixture"]
 
 _SD_FLOOR = 1e-2
-_UNIT = math.log(math.expm1(1.0))  # softplus of it is 1
 _CLIP = 20.0  # a target further off than so many residual scales says no more than "far off"
 _SCORED_ROWS = 1 << 15  # rows that are scored at a time
 _STEPS = 8  # steps of the latent path in a horizon, at least
@@ -143,7 +142,8 @@ class CorrectionNetwork(nn.Module):
         self.head = layer(hidden, hidden)
         self.out_weight = nn.Parameter(torch.zeros(n_channels, 3 * n_components, hidden))
         spread = torch.linspace(-0.5, 0.5, n_components) if n_components > 1 else torch.zeros(1)
-        bias = torch.cat([spread, torch.full_like(spread, _UNIT), torch.zeros_like(spread)])
+        sd = (1.0 - spread.square().mean()).sqrt() - _SD_FLOOR  # the mixture has mean 0 and variance 1
+        bias = torch.cat([spread, sd.expm1().log().expand_as(spread), torch.zeros_like(spread)])
         self.out_bias = nn.Parameter(bias.repeat(n_channels, 1))
 
     def forward(self, batch: Batch, paths: Tensor, seed: int) -> Mixture:

@@ -9,7 +9,16 @@ import torch
 from neurosde.data import ChannelScaler, Series
 from neurosde.typing import Any, Array, Sequence, Tensor
 
-__all__ = ["SUMMARIES", "TICKS", "Batch", "Samples", "summarize"]
+__all__ = [
+    "SUMMARIES",
+    "TICKS",
+    "Batch",
+    "Samples",
+    "covariate_scales",
+    "covariates",
+    "residual_scales",
+    "summarize",
+]
 
 SUMMARIES = (
     "last", "previous", "first", "mean", "fading_short", "fading_long", "max", "min", "sd", "slope", "seen",
@@ -21,6 +30,8 @@ _FADING = {
 }  # lengths of memory, in windows: 1.5 h and 5 h of 24 h
 # Instants of the latent path, per horizon: 21 s of 24 h. What lies closer together is one instant.
 TICKS = 4096
+_TAIL = 0.005  # residuals beyond these quantiles are taken as these when their scale is measured
+_FEW = 20  # targets below which a channel's residuals do not tell their scale
 # Inputs are rounded to so many decimals: a change of unit or of time's origin, which moves the last bits of a
 # double, then gives the network the very same numbers.
 _DECIMALS = 5
@@ -88,6 +99,48 @@ def _columns(u: Array, age: Array, first: Array, count: Array) -> dict[str, Arra
         weight = np.exp((age[last][by_group] - age) / memory)  # relative to the last one: never all zero
         columns[name] = total(weight * u) / total(weight)
     return columns
+
+
+def covariate_scales(series: Series) -> tuple[Array, Array]:
+    """Mean and standard deviation of each covariate, ``(covariate,)``; 1 for a constant one."""
+    static = _static(series)
+    known = np.isfinite(static)
+    size = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, static, 0.0).sum(axis=0) / size
+    spread = np.sqrt((np.where(known, static - mean, 0.0) ** 2).sum(axis=0) / size)
+    return mean, np.where(spread > 0, spread, 1.0)
+
+
+def covariates(series: Series, mean: Array, scale: Array) -> Array:
+    """Covariates in standard units, clipped at 4, and whether they are missing, ``(series, 2 covariate)``."""
+    unit = np.clip((_static(series) - mean) / scale, -4.0, 4.0)
+    return np.concatenate([np.nan_to_num(unit), np.isnan(unit)], axis=1)
+
+
+def _static(series: Series) -> Array:
+    return np.zeros((len(series), 0)) if series.static is None else np.asarray(series.static)
+
+
+def residual_scales(whole: Series, residual: Array, channel: Array, scale: Array) -> Array:
+    """Scale of a baseline's residuals in each channel, ``(channel,)``.
+
+    Parameters
+    ----------
+    whole
+        All training values: a channel that is constant there has the scale 0.
+    residual, channel
+        (row,) of the training targets.
+    scale
+        (channel,) scale of the values, for channels with few targets or none.
+    """
+    result = np.zeros(len(scale))
+    for k in range(len(scale)):
+        values, mine = whole.value[whole.channel == k], residual[channel == k]
+        if len(values) and np.ptp(values) > 0:
+            result[k] = scale[k]
+            if len(mine) >= _FEW:
+                result[k] = np.clip(mine, *np.quantile(mine, [_TAIL, 1.0 - _TAIL])).std() or scale[k]
+    return result
 
 
 class Batch(NamedTuple):

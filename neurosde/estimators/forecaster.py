@@ -15,7 +15,14 @@ from neurosde.data import ChannelScaler, Series
 from neurosde.errors import DataError
 from neurosde.estimators._base import SeriesEstimator, fitting
 from neurosde.estimators._forecast_network import CorrectionNetwork, CorrectionObjective, Mixture
-from neurosde.estimators._forecast_samples import TICKS, Batch, Samples
+from neurosde.estimators._forecast_samples import (
+    TICKS,
+    Batch,
+    Samples,
+    covariate_scales,
+    covariates,
+    residual_scales,
+)
 from neurosde.io import Query, as_query, like
 from neurosde.training import hold_back
 from neurosde.typing import Any, Array, Callable, Tensor
@@ -34,8 +41,7 @@ _WORDS = {
     "loss": ("crps", "nll", "mse"),
     "start": ("first", "zero"),
 }
-_TAIL = 0.005  # residuals beyond these quantiles are taken as these when their scale is measured
-_FEW = 20  # targets below which a channel's residuals do not tell their scale
+_TRUST = 200  # held-back entries of a channel that count as much as all the others when its width is set
 _WIDTHS = (0.5, 2.0)  # least and greatest correction of the spread
 _ROWS = 1 << 17  # paths times rows that are answered at a time: about 200 MB
 _PATHS = 16  # paths of a sample that are followed at a time
@@ -86,6 +92,8 @@ class NeuralSDEForecaster(SeriesEstimator):
     tol, early_stopping, validation_fraction, n_iter_no_change
         Series are held back whole, with all their cuts. They also set the width of the forecasts, channel by
         channel; without early stopping it stays as trained.
+    warm_start
+        Go on from the present weights and scales where the estimator is fitted.
     verbose, checkpoint
         See `neurosde.training.TrainingOptions`.
     device
@@ -153,6 +161,7 @@ class NeuralSDEForecaster(SeriesEstimator):
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 4,
+        warm_start: bool = False,
         verbose: int = 0,
         checkpoint: Any = None,
         device: str = "auto",
@@ -184,6 +193,7 @@ class NeuralSDEForecaster(SeriesEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
         self.verbose = verbose
         self.checkpoint = checkpoint
         self.device = device
@@ -207,8 +217,9 @@ class NeuralSDEForecaster(SeriesEstimator):
             If a parameter is out of its range, or no series has an observation on either side of the cut.
         """
         self._check_parameters()
+        continued = self._continued() if self.warm_start else None
         device, seed = self._device(), self._seed()
-        series = self._check_series(X, reset=True)
+        series = self._check_series(X, reset=continued is None)
         reach = min(self.horizon / 3, self.history / 2)
         shifts = reach * np.linspace(-1.0, 1.0, self.n_cuts) if self.n_cuts > 1 else np.zeros(1)
         at = self._starts(series) + self.history
@@ -226,14 +237,21 @@ class NeuralSDEForecaster(SeriesEstimator):
         trained, held = np.arange(len(groups)), np.arange(0)
         if holds_back:
             trained, held = hold_back(len(groups), self.validation_fraction, seed=seed, groups=groups)
-        learners = np.unique(groups[trained])
-        self.seed_ = seed
-        self._learn_scales(*(side[learners] for side in cuts[middle]))
-        pairs = zip(cuts, asked, strict=True)
-        samples = Samples.concatenate([self._lay_out(past[i], future[i])[0] for (past, future), i in pairs])
-        module = self._build_module(torch.Generator().manual_seed(seed)).to(device)
+        if continued is None:
+            learners = np.unique(groups[trained])
+            self.seed_ = seed
+            self._learn_scales(*(side[learners] for side in cuts[middle]))
+            continued = self._build_module(torch.Generator().manual_seed(seed)).to(device), None
+        module, record = continued
+        samples = Samples.concatenate(
+            [
+                self._lay_out(past[i], self._answerable(future[i]))[0]
+                for (past, future), i in zip(cuts, asked, strict=True)
+            ]
+        )
         objective = CorrectionObjective(samples, self._weights(samples, trained), nominal, self.loss, device)
-        self._run_training(module, objective, seed=seed, groups=groups, early_stopping=holds_back)
+        overrides = {"record": record, "early_stopping": holds_back}
+        self._run_training(module, objective, seed=seed, groups=groups, **overrides)
         self._learn_width(samples.take(held[nominal[held]]))
         return self
 
@@ -268,8 +286,8 @@ class NeuralSDEForecaster(SeriesEstimator):
             If entries lie beyond the horizon of the training.
         """
         asked = self._ask(history, query)
-        mean = self._answer(asked.samples, lambda mixture, batch: mixture.expectation().unsqueeze(1))
-        filled = asked.query.fill(asked.values(mean)[:, 0])
+        mean = self._answer(asked.samples, lambda mixture, batch: mixture.expectation())
+        filled = asked.query.fill(asked.values(mean))
         return like(filled, history) if query is None and isinstance(filled, Series) else filled
 
     def predict_quantiles(self, history: Any, query: Any = None, alpha: Any = (0.05, 0.5, 0.95)) -> Any:
@@ -355,11 +373,12 @@ class NeuralSDEForecaster(SeriesEstimator):
         y
             Not used.
         """
-        asked = self._ask(X, None)
-        crps = self._answer(asked.samples, lambda mixture, batch: mixture.crps(batch.target).unsqueeze(1))[
-            :, 0
-        ]
+        check_is_fitted(self)
+        asked = self._ask(self._answerable(self._check_series(X, reset=False)), None)
         future = asked.query.series
+        if not len(future.time):
+            raise DataError(f"X: no observation {self.history} or more after the start of a series, to score")
+        crps = self._answer(asked.samples, lambda mixture, batch: mixture.crps(batch.target))
         crps = np.where(asked.scale > 0, asked.scale * crps, np.abs(future.value - asked.points))
         return -float(np.mean(crps / self.scale_[future.channel]))
 
@@ -378,6 +397,8 @@ class NeuralSDEForecaster(SeriesEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise DataError(f"{name} must be a positive integer, got {value!r}")
+        if self.contraction > self.kappa:
+            raise DataError(f"contraction must not exceed kappa = {self.kappa}, got {self.contraction}")
         if self.n_cuts % 2 == 0:
             raise DataError(f"n_cuts must be odd, the middle one being that of history, got {self.n_cuts}")
         for name, top in (("dropout", 0.95), ("balance", 1.0)):
@@ -413,35 +434,26 @@ class NeuralSDEForecaster(SeriesEstimator):
         self.baseline_ = baseline.state()
         scaler = ChannelScaler.fit(whole, "robust")
         self.location_, self.scale_ = np.array(scaler.location), np.array(scaler.scale)
-        static = _static(whole)
         self.static_names_ = list(whole.static_names)
-        known = np.isfinite(static)
-        size = np.maximum(known.sum(axis=0), 1)
-        self.static_mean_ = np.where(known, static, 0.0).sum(axis=0) / size
-        spread = np.sqrt((np.where(known, static - self.static_mean_, 0.0) ** 2).sum(axis=0) / size)
-        self.static_scale_ = np.where(spread > 0, spread, 1.0)
+        self.static_mean_, self.static_scale_ = covariate_scales(whole)
         residual = future.value - baseline.predict(past, future)
-        self.residual_scale_ = np.zeros(self.n_features_in_)
+        self.residual_scale_ = residual_scales(whole, residual, future.channel, self.scale_)
         self.width_ = np.ones(self.n_features_in_)
-        for k in range(self.n_features_in_):
-            values, mine = whole.value[whole.channel == k], residual[future.channel == k]
-            if len(values) and np.ptp(values) > 0:
-                inner = (
-                    np.clip(mine, *np.quantile(mine, [_TAIL, 1.0 - _TAIL])) if len(mine) >= _FEW else mine[:0]
-                )
-                self.residual_scale_[k] = (inner.std() if len(inner) else 0.0) or self.scale_[k]
+
+    def _answerable(self, asked: Series) -> Series:
+        """Entries of the channels that the baseline has seen: a rare one may have been held back whole."""
+        return asked.keep(np.isfinite(self.baseline_["mean_"])[asked.channel])
 
     def _lay_out(self, past: Series, asked: Series) -> tuple[Samples, Array]:
         """Samples of histories and entries on the clock of the forecast, and the baseline's points."""
-        points = _BASELINES[self.baseline].restore(self.baseline_).predict(past, asked)
-        scale = self.residual_scale_[asked.channel]
-        target = np.divide(asked.value - points, scale, out=np.zeros(len(points)), where=scale > 0)
         if list(past.static_names) != self.static_names_:
             raise DataError(
                 f"history: covariates {list(past.static_names)}, expected {self.static_names_} as in fit"
             )
-        unit = np.clip((_static(past) - self.static_mean_) / self.static_scale_, -4.0, 4.0)
-        static = np.concatenate([np.nan_to_num(unit), np.isnan(unit)], axis=1)
+        points = _BASELINES[self.baseline].restore(self.baseline_).predict(past, asked)
+        scale = self.residual_scale_[asked.channel]
+        target = np.divide(asked.value - points, scale, out=np.zeros(len(points)), where=scale > 0)
+        static = covariates(past, self.static_mean_, self.static_scale_)
         scaler = ChannelScaler(self.location_, self.scale_)
         window, horizon = float(self.history), float(self.horizon)
         return Samples.of(past, asked, static, points, target, window, horizon, scaler), points
@@ -468,19 +480,20 @@ class NeuralSDEForecaster(SeriesEstimator):
     def _learn_width(self, samples: Samples) -> None:
         """Stretch the forecasts of each channel so that 90 % intervals hold 90 % of the held-back entries."""
 
-        def position(mixture: Mixture, batch: Batch) -> Tensor:  # 1: the entry is at the end of its interval
+        def reach(mixture: Mixture, batch: Batch) -> Tensor:  # 1: the entry is at the end of its interval
             centre, off = mixture.expectation(), batch.target - mixture.expectation()
             end = torch.where(off < 0, mixture.quantile(0.05), mixture.quantile(0.95))
-            return (off / (end - centre)).unsqueeze(1)
+            return off / (end - centre)
 
+        self.width_ = np.ones(self.n_features_in_)
         free = self.residual_scale_[samples.channel] > 0
-        if free.sum() < 10 * _FEW:
+        if free.sum() < _TRUST:
             return
-        position_, channel = self._answer(samples, position)[free, 0], samples.channel[free]
-        overall = np.quantile(position_, 0.9)
+        reached, channel = self._answer(samples, reach)[free], samples.channel[free]
+        overall = np.quantile(reached, 0.9)
         for k in np.unique(channel).tolist():
-            mine = position_[channel == k]
-            trust = len(mine) / (len(mine) + 10 * _FEW)
+            mine = reached[channel == k]
+            trust = len(mine) / (len(mine) + _TRUST)
             width = trust * np.quantile(mine, 0.9) + (1.0 - trust) * overall
             self.width_[k] = np.clip(width, *_WIDTHS)
 
@@ -567,9 +580,5 @@ class _Asked:
     scale: Array
 
     def values(self, correction: Array) -> Array:
-        """Forecasts ``(row, column)`` in units of the data, of corrections in units of the residuals."""
-        return self.points[:, None] + self.scale[:, None] * correction
-
-
-def _static(series: Series) -> Array:
-    return np.zeros((len(series), 0)) if series.static is None else np.asarray(series.static)
+        """Forecasts in units of the data, of corrections ``(row, ...)`` in units of the residuals."""
+        return (self.points + self.scale * correction.T).T

@@ -1,4 +1,4 @@
-"""The forecaster: starts at its baseline, beats it where there is something to learn, and says what it cannot do."""
+"""The forecaster starts at its baseline, beats it where there is something to learn, refuses what it must."""
 
 import os
 import warnings
@@ -19,37 +19,36 @@ from neurosde.estimators._forecast_network import CorrectionNetwork, Mixture
 from neurosde.estimators._forecast_samples import SUMMARIES, Samples, summarize
 from neurosde.testing import series_case, series_checks
 
-SMALL = {
-    "n_cuts": 3, "state_size": 4, "hidden": 16, "n_components": 2, "n_paths": 4, "batch_size": 16, "random_state": 0,
-}  # fmt: skip
+SMALL = {"n_cuts": 3, "state_size": 4, "hidden": 16, "n_components": 2, "n_paths": 4, "batch_size": 16}
+SMALL |= {"random_state": 0}
 
 
-def waves(seed, n=300, noise=0.1, static=False):
-    """Sine waves of own phase at irregular times on [0, 10], and a second channel that is their square.
+def patients(seed, n=150, static=False):
+    """A level x for each series; its square, seen after the history alone; irregular times on [0, 10].
 
-    A linear forecast from last value and mean cannot know where a wave is; its slope tells.
+    What is linear in the history knows nothing of the square, nor that its noise grows with the level.
     """
     rng = np.random.default_rng(seed)
-    counts = rng.integers(30, 60, n)
+    counts = rng.integers(20, 40, n)
     owner = np.repeat(np.arange(n), counts)
-    time = rng.uniform(0, 10, len(owner))
-    wave = np.sin(time + rng.uniform(0, 2 * np.pi, n)[owner])
-    channel = rng.integers(0, 2, len(owner))
-    value = np.where(channel == 0, 80 + 10 * wave, wave**2) + noise * rng.normal(size=len(owner))
-    table = {"id": owner, "time": time, "variable": np.array(["wave", "square"])[channel], "value": value}
+    time, level = rng.uniform(0, 10, len(owner)), rng.normal(size=n)[owner]
+    channel = np.where(time < 5, 0, rng.integers(0, 2, len(owner)))
+    noise = 0.2 * rng.normal(size=len(owner))
+    value = np.where(channel == 0, 80 + 10 * (level + noise), level**2 + (0.2 + np.abs(level)) * noise)
+    table = {"id": owner, "time": time, "variable": np.array(["level", "square"])[channel], "value": value}
     covariates = {"id": np.arange(n), "age": rng.normal(size=n)} if static else None
     return Series.from_long(table, static=covariates)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    model = NeuralSDEForecaster(5, 5, start="zero", max_iter=12, learning_rate=5e-3, **SMALL)
-    return model.fit(waves(0))
+    model = NeuralSDEForecaster(5, 5, start="zero", max_iter=12, learning_rate=1e-2, **SMALL)
+    return model.fit(patients(0))
 
 
 @pytest.fixture(scope="module")
 def held_back():
-    series = waves(1)
+    series = patients(1)
     return series, *series.split(5.0)
 
 
@@ -58,12 +57,12 @@ def test_before_training_the_forecast_is_the_baseline(held_back):
     for name, baseline in (("ridge", RidgeForecaster), ("shrunk", ShrunkForecaster), ("last", LastValue)):
         model = NeuralSDEForecaster(
             5, 5, start="zero", baseline=name, max_iter=0, early_stopping=False, **SMALL
-        ).fit(waves(0))
-        expected = baseline().fit(waves(0), 5.0).predict(history, future)
+        ).fit(patients(0))
+        expected = baseline().fit(patients(0), 5.0).predict(history, future)
         np.testing.assert_allclose(model.predict(history, future).value, expected, rtol=1e-6)
         interval = model.predict_interval(history, future, 0.9)
         covered = scores.coverage(future.value, interval[:, 0], interval[:, 1])
-        assert 0.8 < covered < 0.98  # the spread of the residuals, not yet of this entry
+        assert 0.86 < covered < 0.96  # the spread of the residuals, not yet of this entry
 
 
 def test_it_beats_its_baselines(fitted, held_back):
@@ -73,7 +72,7 @@ def test_it_beats_its_baselines(fitted, held_back):
     samples = fitted.sample(history, future, 40)
     crps = scores.crps_ensemble(future.value / scale, samples / scale)
     for baseline in (LastValue, ShrunkForecaster, RidgeForecaster):
-        other = baseline().fit(waves(0), 5.0)
+        other = baseline().fit(patients(0), 5.0)
         points, draws = other.predict(history, future), other.sample(history, future, 40)
         assert ours < 0.7 * scores.mse(future.value / scale, points / scale)
         assert crps < 0.8 * scores.crps_ensemble(future.value / scale, draws / scale)
@@ -92,7 +91,7 @@ def test_intervals_cover_and_quantiles_do_not_cross(fitted, held_back):
 def test_samples_agree_with_quantiles_and_mean(fitted, held_back):
     series, _, _ = held_back
     history, future = series[:4].split(5.0)
-    n = 2000
+    n = 1000
     samples = fitted.set_params(n_paths=400).sample(history, future, n, seed=3)
     try:
         mean, median = fitted.predict(history, future).value, fitted.predict_quantiles(history, future, 0.5)
@@ -104,15 +103,15 @@ def test_samples_agree_with_quantiles_and_mean(fitted, held_back):
 
 
 def test_a_sample_follows_one_path(fitted, held_back):
-    """Entries of one series at one time go together; those of two series do not."""
+    """A path is a function of the seed and the series."""
     series, _, _ = held_back
     history = series[:2].split(5.0)[0]
-    samples = fitted.sample(history, [6.0], 600)
-    assert samples.shape == (600, 4)
-    np.testing.assert_array_equal(samples, fitted.sample(history, [6.0], 600))
-    assert not np.array_equal(samples, fitted.sample(history, [6.0], 600, seed=5))
-    # what else is asked for does not change the law of an entry, and its own noise is the same
-    more = fitted.sample(history, [6.0, 7.5], 600)[:, [0, 1, 4, 5]]
+    samples = fitted.sample(history, [6.0], 50)
+    assert samples.shape == (50, 4)
+    np.testing.assert_array_equal(samples, fitted.sample(history, [6.0], 50))
+    assert not np.array_equal(samples, fitted.sample(history, [6.0], 50, seed=5))
+    # what else is asked for changes the steps of the path, but not its noise
+    more = fitted.sample(history, [6.0, 7.5], 50)[:, [0, 1, 4, 5]]
     np.testing.assert_allclose(more, samples, atol=0.05 * samples.std(axis=0).max())
 
 
@@ -207,7 +206,7 @@ def test_little_or_no_history(fitted, held_back):
 
 
 def test_channels_constant_rare_and_unknown(held_back):
-    train, (_, history, future) = waves(0), held_back
+    train, (_, history, future) = patients(0), held_back
     train = train.with_values(np.where(train.channel == 0, 3.0, train.value))
     names = (*train.channel_names, "absent")
     train, history = train.align_channels(names), history.align_channels(names)
@@ -216,22 +215,22 @@ def test_channels_constant_rare_and_unknown(held_back):
     np.testing.assert_array_equal(model.predict_interval(history, future)[first], 3.0)
     with pytest.raises(DataError, match="'absent', which was never observed in training"):
         model.predict(history, [7.0])
-    with pytest.raises(DataError, match="never observed|not among"):
-        model.predict(history, future.replace(channel_names=("new", "square")))
+    with pytest.raises(DataError, match=r"never observed|not among"):
+        model.predict(history, future.replace(channel_names=("new", "square", "absent")))
 
 
 def test_covariates_are_learned_and_asked_for():
-    train, test = waves(0, static=True), waves(1, static=True)
+    train, test = patients(0, static=True), patients(1, static=True)
     model = NeuralSDEForecaster(5, 5, start="zero", max_iter=1, **SMALL).fit(train)
     assert model.static_names_ == ["age"]
     unknown = test.replace(static=np.full_like(test.static, np.nan))
     assert np.isfinite(model.predict(unknown).value).all()
     with pytest.raises(DataError, match=r"covariates \[\], expected \['age'\]"):
-        model.predict(waves(1))
+        model.predict(patients(1))
 
 
 def test_units_of_time_and_value_do_not_matter(held_back):
-    train, series = waves(0, n=60), waves(1, n=10)
+    train, series = patients(0, n=60), patients(1, n=10)
     options = {"start": "first", "max_iter": 2, **SMALL}
 
     def seconds(s):
@@ -250,12 +249,12 @@ def test_units_of_time_and_value_do_not_matter(held_back):
 
 @pytest.mark.parametrize("loss", ["crps", "nll", "mse"])
 def test_losses(loss):
-    model = NeuralSDEForecaster(5, 5, start="zero", loss=loss, max_iter=4, learning_rate=5e-3, **SMALL)
+    model = NeuralSDEForecaster(5, 5, start="zero", loss=loss, max_iter=2, learning_rate=1e-2, **SMALL)
     if loss == "mse":
         with pytest.warns(UserWarning, match="spread"):
-            model.fit(waves(0))
+            model.fit(patients(0))
     else:
-        model.fit(waves(0))
+        model.fit(patients(0))
     first, last = model.history_[0]["score"], model.history_[-1]["score"]
     assert last < first
 
@@ -290,11 +289,11 @@ def test_mixture_quantiles_and_draws_are_those_of_its_law():
     np.testing.assert_allclose(wide.expectation(), mixture.expectation())
     many = Mixture(*(part[:1].expand(20_000, 40, 3) for part in mixture))
     draws = many.draw(0, torch.arange(20_000)[:, None], torch.arange(40))
-    mean = mixture.expectation if False else (mixture.weight[0] * mixture.mean[0]).sum(-1)
+    first = Mixture(*(part[:1] for part in mixture))
     limit = stats.norm.isf(1e-5 / 40) / np.sqrt(20_000)
-    assert (np.abs(draws.mean(0) - mean) < limit * draws.std(0)).all()
-    below = (draws < Mixture(*(part[:1] for part in mixture)).quantile(0.3, n_halvings=60)).double().mean(0)
-    assert (np.abs(below - 0.3) < limit * np.sqrt(0.21)).all()
+    assert ((draws.mean(0) - first.expectation()).abs() < limit * draws.std(0)).all()
+    below = (draws < first.quantile(0.3, n_halvings=60)).double().mean(0)
+    assert ((below - 0.3).abs() < limit * np.sqrt(0.21)).all()
 
 
 def test_summaries_by_hand():
@@ -351,17 +350,17 @@ def test_the_latent_sde_contracts_as_certified():
         ({"cell": "lstm"}, r"cell must be one of \['langevin'\]"),
         ({"baseline": "arima"}, "baseline must be one of"),
         ({"dropout": 1.0}, "dropout must lie between"),
-        ({"contraction": 9.0}, "contraction"),
-        ({"history": 5, "horizon": 5, "start": "first", "max_iter": -1}, "max_iter"),
+        ({"contraction": 9.0}, "contraction must not exceed kappa"),
+        ({"max_iter": -1}, "max_iter"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):
     with pytest.raises(DataError, match=message):
-        NeuralSDEForecaster(**parameters).fit(waves(0, n=10))
+        NeuralSDEForecaster(**parameters).fit(patients(0, n=10))
 
 
 def test_a_clock_that_does_not_fit_the_data_is_named():
-    series = waves(0, n=10)
+    series = patients(0, n=10)
     with pytest.raises(DataError, match="no series has observations both in the 5 before"):
         NeuralSDEForecaster(5, 5, start="zero").fit(series.replace(time=series.time + 1.7e9))
 
@@ -369,7 +368,7 @@ def test_a_clock_that_does_not_fit_the_data_is_named():
 def conformance_series(seed):
     """Twelve series of three channels at irregular times on [0, 10]."""
     rng = np.random.default_rng((seed, 1))
-    counts = rng.integers(15, 30, 12)
+    counts = rng.integers(10, 20, 12)
     owner = np.repeat(np.arange(12), counts)
     time, channel = rng.uniform(0, 10, len(owner)), rng.integers(0, 3, len(owner))
     value = rng.normal(size=(12, 3))[owner, channel] + np.sin(time) + 0.1 * rng.normal(size=len(owner))
