@@ -11,9 +11,39 @@ Linear = Callable[[Tensor], Tensor]
 def derivative(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Linear, Linear]:
     """Value, transposed derivative and derivative of a field at y, from one evaluation.
 
-    The derivative is the transpose of the transposed one: cheaper than torch's forward mode, and any field
-    that can be trained can be differentiated so.
+    The derivative is the transpose of the transposed one, which is linear: cheaper than torch's forward mode,
+    and any field that can be trained can be differentiated so.
     """
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return _traced_derivative(function, y)
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        point = y.view_as(y) if y.requires_grad and keep else y.detach().requires_grad_()
+        value = function(point)
+
+    def transposed(cotangent: Tensor, keep: bool) -> Tensor:
+        if not value.requires_grad:
+            return torch.zeros_like(y)
+        options = {"create_graph": keep, "retain_graph": True, "materialize_grads": True}
+        return torch.autograd.grad(value, point, cotangent, allow_unused=True, **options)[0]
+
+    def pull(cotangent: Tensor) -> Tensor:
+        return transposed(cotangent, keep)
+
+    def push(direction: Tensor) -> Tensor:
+        with torch.enable_grad():
+            variable = torch.zeros_like(value, requires_grad=True)
+            row = transposed(variable, True)
+        if not row.requires_grad:
+            return torch.zeros_like(value)
+        options = {"create_graph": keep, "materialize_grads": True}
+        return torch.autograd.grad(row, variable, direction, allow_unused=True, **options)[0]
+
+    return value if keep else value.detach(), pull, push
+
+
+def _traced_derivative(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Linear, Linear]:
+    """The same by torch.func: it compiles and heeds no gradient mode, but is slower and refuses checkpoints."""
     value, transposed = torch.func.vjp(function, y)[:2]
 
     def pull(cotangent: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ The module can be called, so that ``neurosde.solve`` is both the function and th
 import sys
 import types
 
+from neurosde.solve.capabilities import capabilities
 from neurosde.solve.choice import STEPPERS
 from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.entry import solve
@@ -52,6 +53,7 @@ __all__ = [
     "Status",
     "Step",
     "Stepped",
+    "capabilities",
     "sdeint",
     "sdeint_adjoint",
     "solve",

@@ -74,8 +74,6 @@ class LogODE(AbstractStepper):
             return torch.diag_embed(g) if noise == "diagonal" else g
 
         g, _, slope = derivative(columns, z)
-        directions = (g @ A.mT).movedim(-1, 0)  # sum_k A_jk g_k of each channel j
-        slopes = torch.func.vmap(slope)(directions)  # (channel j, series, state, channel of g)
-        return Stepped(
-            y + h * f + (g @ W.unsqueeze(-1)).squeeze(-1) + slopes.diagonal(dim1=0, dim2=-1).sum(-1)
-        )
+        directions = (g @ A.mT).unbind(-1)  # for each channel j the sum over k of A_jk g_k
+        brackets = [slope(direction)[..., j] for j, direction in enumerate(directions)]
+        return Stepped(y + h * f + (g @ W.unsqueeze(-1)).squeeze(-1) + sum(brackets[1:], brackets[0]))
