@@ -1,6 +1,7 @@
 """Sources of Brownian noise: a path that is a pure function of its seed, and increments keyed by step."""
 
 import abc
+import copy
 import itertools
 import math
 
@@ -43,6 +44,13 @@ class AbstractNoise(abc.ABC):
 
     shape: tuple[int, int]
     levy: Levy
+    is_compiled: bool = False
+
+    def compiled(self) -> "AbstractNoise":
+        """The same noise, its normals made by compiled code; equal but for the last bits."""
+        twin = copy.copy(self)
+        twin.is_compiled = True
+        return twin
 
     @abc.abstractmethod
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
@@ -113,7 +121,7 @@ class StepNoise(AbstractNoise):
         step = torch.arange(first, first + dt.shape[0], device=self.series.device)
         key = chain(chain(self.seed, self.series), step.unsqueeze(-1))
         n_parts = RICHNESS[self.levy]
-        z = normals(torch.as_tensor(key), n_parts * self.shape[1], self.dtype)
+        z = normals(torch.as_tensor(key), n_parts * self.shape[1], self.dtype, compiled=self.is_compiled)
         scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
         if n_parts == 1:
             return BrownianIncrement(dt, z * scale)
@@ -275,7 +283,7 @@ class BrownianPath(AbstractNoise):
         """Normals of nodes: index (node, 1) or (node, series) gives (node, series, noise, integral)."""
         key = chain(chain(chain(self.seed, self.series), level), index)
         n_parts = RICHNESS[self.levy]
-        z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype)
+        z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype, compiled=self.is_compiled)
         return z.to(torch.float64).unflatten(-1, (self.shape[1], n_parts))
 
     def root(self) -> Scaled:

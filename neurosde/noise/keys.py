@@ -5,6 +5,7 @@ The fields of a key (seed, series, time, channel, ...) are chained one by one th
 mixing would make streams overlap, so each field enters on an already mixed word.
 """
 
+import functools
 import hashlib
 import math
 import secrets
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from neurosde.errors import DataError
-from neurosde.typing import Any, Array, Tensor
+from neurosde.typing import Any, Array, Callable, Tensor
 
 _WORD, _LOW = (1 << 64) - 1, (1 << 32) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # spreads small fields over the whole word
@@ -90,7 +91,9 @@ def chain(key: int | Tensor, *fields: int | Tensor) -> int | Tensor:
     return key
 
 
-def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def normals(
+    key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32, *, compiled: bool = False
+) -> Tensor:
     """Independent standard normals for each key and channel; two channels share one mixing.
 
     Box and Muller's transform of the two 32-bit halves of a mixed key, ``u = (half + 1/2) 2^-32``, so that
@@ -104,6 +107,8 @@ def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) ->
         How many draws a key gives.
     dtype
         Of the result; float32 and float64 come from the same uniforms.
+    compiled
+        Make them in one compiled pass: as quick as ``torch.randn``, equal but for the last bits.
 
     Returns
     -------
@@ -121,11 +126,28 @@ def normals(key: Tensor, n_channels: int, dtype: torch.dtype = torch.float32) ->
     n_pairs = (n_channels + 1) // 2
     pair = _spread_tensor(torch.arange(n_pairs, device=key.device))
     flat = key.reshape(-1)
+    if compiled:
+        return _compiled_pass()(flat, pair, dtype).view(*key.shape, 2 * n_pairs)[..., :n_channels]
     out = torch.empty(len(flat), n_pairs, 2, dtype=dtype, device=key.device)
     rows = max(1, _BLOCK // n_pairs) if key.device.type == "cpu" else max(1, len(flat))
     for first in range(0, len(flat), rows):
         _fill(out[first : first + rows], _mix(flat[first : first + rows]).unsqueeze(-1) ^ pair)
     return out.view(*key.shape, 2 * n_pairs)[..., :n_channels]
+
+
+def _pass(key: Tensor, pair: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normals of keys and pairs as one expression, for the compiler; eager code goes block by block."""
+    word = _mix(_mix(key).unsqueeze(-1) ^ pair)
+    first = ((word >> 32) & _LOW).to(dtype) * 2.0**-32 + 2.0**-33
+    radius = torch.sqrt(-2.0 * torch.log(first.clamp(max=1.0)))
+    angle = (word & _LOW).to(dtype) * (math.pi * 2.0**-31) + math.pi * 2.0**-32
+    return torch.stack((angle.cos() * radius, angle.sin() * radius), dim=-1).flatten(-2)
+
+
+@functools.cache
+def _compiled_pass() -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
+    """Compiled form of :func:`_pass`, made when first asked for: the compiler takes seconds to import."""
+    return torch.compile(_pass, dynamic=True)
 
 
 def _fill(out: Tensor, word: Tensor) -> None:

@@ -1,12 +1,13 @@
 """When to compile: not before the time spent without it would have paid for it."""
 
+import functools
 import time
 import warnings
 
 import torch
 
 from neurosde.solve.march import Block, Model, State, march
-from neurosde.typing import Literal, Tensor
+from neurosde.typing import Callable, Literal, Tensor
 
 Compile = Literal["auto", "chunk", "off"]
 MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
@@ -14,7 +15,6 @@ PATIENCE = 60.0  # seconds of eager steps of one kind before "auto" compiles: ab
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
-_compiled_march = None
 
 
 def marcher(model: Model, state: State, compile: Compile) -> "Marcher":
@@ -52,7 +52,9 @@ class Marcher:
         """Take the steps of a block."""
         if self.compiled:
             try:
-                return _compiled()(model, block, state)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the compiler's own inner workings
+                    return _compiled()(model, block, state)
             except Exception as error:  # whatever the compiler cannot do, eager steps can
                 _failed.add(self.kind)
                 self.compiled = False
@@ -69,9 +71,7 @@ class Marcher:
         return result
 
 
-def _compiled():
+@functools.cache
+def _compiled() -> Callable[[Model, Block, State], tuple[Tensor, State]]:
     """Compile the march once for the process; torch keeps one program for each kind of work."""
-    global _compiled_march
-    if _compiled_march is None:
-        _compiled_march = torch.compile(march, fullgraph=True)
-    return _compiled_march
+    return torch.compile(march, fullgraph=True)

@@ -144,8 +144,10 @@ class _Runner:
         self.problem = problem
         self.recompute = recompute and torch.is_grad_enabled()
         length = max(1, round(problem.grid.length**0.5)) if self.recompute else CHUNK
-        self.source = BlockSource(problem, state.y.dtype, length)
         self.marcher = marcher(problem.model, state, problem.compile)
+        if self.marcher.compiled:
+            problem = dataclasses.replace(problem, noise=problem.noise.compiled())
+        self.source = BlockSource(problem, state.y.dtype, length)
 
     def steps(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
         """Take the block of steps that starts with number ``first``."""
