@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "**/_templates"]
+exclude_patterns = ["_build", "_templates"]
 html_theme = "furo"
 html_title = f"neurosde {version}"
 bibtex_bibfiles = ["references.bib"]
@@ -35,8 +35,9 @@ nb_merge_streams = True
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
 
+templates_path = ["_templates"]
 autosummary_generate = True
-autosummary_imported_members = False
+autosummary_ignore_module_all = False  # a module's pages are what it exports
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False

@@ -209,7 +209,7 @@ def diffuse(noise_type: NoiseType, g: Tensor, W: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class RunningCost:
-    """An integral along the path, ``C(t) = int_0^t c(s, y) ds + h(s, y) . dW``, accumulated in the same pass.
+    """An integral along the path, ``C(t) = int_0^t c(s, y) ds + h(s, y)' dW``, accumulated in the same pass.
 
     One idea for many things: the Girsanov divergence of an evidence bound, the energy of a bridge, a
     discounted reward, a likelihood weight, a control variate.

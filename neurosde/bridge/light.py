@@ -20,7 +20,7 @@ NARROWEST = 1e-4  # least S_k in units of the reference's variance: one lone cel
 
 
 class Quadratics(NamedTuple):
-    """One quadratic a component, ``f_k(z) = constant_k + linear_k . z - z' curvature_k z / 2``.
+    """One quadratic a component, ``f_k(z) = constant_k + linear_k' z - z' curvature_k z / 2``.
 
     The normaliser of the plan, the potential and the drift between them are log-sum-exps of these.
 

@@ -144,8 +144,9 @@ def sdeint_adjoint(
 
     Parameters
     ----------
-    sde, y0, ts, bm, method, dt, adaptive, rtol, atol, dt_min, options, names, logqp, extra,
-    extra_solver_state
+    sde, y0, ts, bm, method, dt, adaptive, rtol, atol, dt_min, options
+        As in :func:`sdeint`.
+    names, logqp, extra, extra_solver_state
         As in :func:`sdeint`.
     adjoint_method, adjoint_adaptive, adjoint_rtol, adjoint_atol, adjoint_options
         Not needed.
