@@ -17,6 +17,7 @@ from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
 from neurosde.solve.langevin import QUICSORT, ShOULD
 from neurosde.solve.log_ode import LogODE, Midpoint
 from neurosde.solve.milstein import Milstein
+from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.rossler import SRK
 from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, SPaRK
 from neurosde.solve.solution import Solution, Status
@@ -52,6 +53,7 @@ __all__ = [
     "Solution",
     "Status",
     "Step",
+    "StepPenalty",
     "Stepped",
     "capabilities",
     "sdeint",

@@ -13,7 +13,7 @@ from neurosde.solve.grid import TimeGrid
 from neurosde.solve.march import Block, Model, State, march_around, row, start
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.typing import NamedTuple, Sequence, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
 _SECTION = 2**21  # increments that are drawn at once
@@ -38,11 +38,12 @@ class Outcome(NamedTuple):
     accepted: Tensor
     rejected: Tensor
     carry: Carry = ()
+    penalty: Tensor | None = None
 
     def seen_again(self, replay: "Outcome") -> "Outcome":
         """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
         status = torch.maximum(self.status, replay.status)
-        return self._replace(rows=replay.rows, status=status, carry=replay.carry)
+        return self._replace(rows=replay.rows, status=status, carry=replay.carry, penalty=replay.penalty)
 
 
 def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
@@ -75,7 +76,10 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
             rows, after = runner.steps(state, first, failed_at, origin)
         picker.take(rows, first + 1)
         state = after
-    return outcome_of(picker.gather(failed_at), failed_at, grid)._replace(carry=state.carry)
+    penalty = (
+        (state.penalty / grid.n_steps.clamp(min=1)).mean() if problem.model.penalty is not None else None
+    )
+    return outcome_of(picker.gather(failed_at), failed_at, grid)._replace(carry=state.carry, penalty=penalty)
 
 
 def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:
@@ -170,14 +174,19 @@ class _Runner:
     def _recomputed(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
         """The same, leaving no trace but the ends; the noise is drawn again on the way back as well."""
 
-        def again(y: Tensor, totals: Tensor, rates: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        def again(*parts: Tensor) -> tuple[Tensor, ...]:
             block = self.source.block(first, afresh=True)
-            rows, after = self._march(block, State(y, totals, rates, carry), first, failed_at, origin)
-            return (rows, after.y, after.totals, after.rates, *after.carry)
+            rows, after = self._march(block, _state(parts), first, failed_at, origin)
+            return (rows, *after[:4], *after.carry)
 
-        result = checkpoint(again, *state[:3], *state.carry, use_reentrant=False, preserve_rng_state=False)
-        rows, y, totals, rates, *carry = result
-        return rows, State(y, totals, rates, tuple(carry))
+        result = checkpoint(again, *state[:4], *state.carry, use_reentrant=False, preserve_rng_state=False)
+        rows, *parts = result
+        return rows, _state(parts)
+
+
+def _state(parts: Sequence[Tensor]) -> State:
+    y, totals, rates, penalty, *carry = parts
+    return State(y, totals, rates, penalty, tuple(carry))
 
 
 class Picker:

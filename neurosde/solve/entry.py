@@ -12,10 +12,11 @@ from neurosde.solve.adaptive import StepSearch, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.compiling import MODES, Compile
 from neurosde.solve.controller import ConstantStep, PIController
-from neurosde.solve.gradients import GRADIENTS, Gradient, take_steps
+from neurosde.solve.gradients import GRADIENTS, Gradient, take_penalised
 from neurosde.solve.grid import check_dt, check_times, make_grid
 from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.march import Model
+from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.solution import Solution, describe_failure
 from neurosde.solve.sources import GivenNoise, choose_noise, choose_path
 from neurosde.solve.stepper import AbstractStepper, Carry
@@ -33,6 +34,7 @@ def solve(
     dt: float | Tensor | None = None,
     seed: int | None = None,
     running: Sequence[RunningCost] = (),
+    penalty: StepPenalty | None = None,
     gradient: Gradient = "backprop",
     compile: Compile = "auto",
     max_steps: int = 4096,
@@ -70,6 +72,9 @@ def solve(
         Without one, fresh noise is drawn, which is quicker.
     running
         Costs to accumulate along the paths in the same pass.
+    penalty
+        Measure of the solver's effort to return with the solution, differentiable; see
+        :class:`~neurosde.solve.StepPenalty`. The stepper must estimate its error.
     gradient
         "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
         takes the rest again; "reversible" keeps none and undoes them, for Stratonovich SDEs that are not
@@ -113,7 +118,7 @@ def solve(
     """
     return solve_with_carry(
         sde, y0, ts, stepper=stepper, controller=controller, noise=noise, dt=dt, seed=seed, running=running,
-        gradient=gradient, compile=compile, max_steps=max_steps, series=series,
+        penalty=penalty, gradient=gradient, compile=compile, max_steps=max_steps, series=series,
     )[0]  # fmt: skip
 
 
@@ -129,6 +134,7 @@ def solve_with_carry(
     dt: float | Tensor | None = None,
     seed: int | None = None,
     running: Sequence[RunningCost] = (),
+    penalty: StepPenalty | None = None,
     gradient: Gradient = "backprop",
     compile: Compile = "auto",
     max_steps: int = 4096,
@@ -144,13 +150,15 @@ def solve_with_carry(
     _check_words(gradient=(gradient, GRADIENTS), compile=(compile, MODES))
     adaptive = _is_adaptive(controller, dt, own_clock)
     prepared, costs = as_sde(sde).prepared(), _check_running(running)
-    stepper = _stepper(stepper, prepared, adaptive, gradient, costs)
+    stepper = _stepper(stepper, prepared, adaptive or penalty is not None, gradient, costs)
     t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
     shape = (len(y0), engine.noise_channels(prepared, t0, y0))
     flows = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
     keys = None if series is None else torch.as_tensor(series).reshape(-1)
-    model = Model(prepared, stepper, costs)
+    model = Model(
+        prepared, stepper, costs, penalty if penalty is not None and penalty.sample == "all" else None
+    )
     if isinstance(controller, PIController):
         clocks = torch.atleast_2d(times).expand(1 if controller.whole_batch else len(y0), -1)
         every, columns = with_jumps(clocks, controller.jump_times)
@@ -158,14 +166,14 @@ def solve_with_carry(
         path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
         steps = StepSearch(prepared, stepper, controller, path, every, max_steps).run(y0.detach(), carry)
         outcome = steps.outcome(columns)
-        if flows or costs:
+        if flows or costs or penalty is not None:
             given, replayed = GivenNoise(steps.increments), steps.grid_of(columns)
             replay = engine.Problem(model, given, replayed, compile, carry)
-            outcome = outcome.seen_again(take_steps(replay, y0, gradient))
+            outcome = outcome.seen_again(take_penalised(replay, y0, gradient, penalty))
     else:
         grid = make_grid(times, check_dt(dt, times))
         source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
-        outcome = take_steps(engine.Problem(model, source, grid, compile, carry), y0, gradient)
+        outcome = take_penalised(engine.Problem(model, source, grid, compile, carry), y0, gradient, penalty)
     return _lay_out(outcome, times, stepper, costs, batch, own_clock), outcome.carry
 
 
@@ -231,7 +239,7 @@ def _lay_out(
     if bool(status.any()):
         warnings.warn(describe_failure(status), RuntimeWarning, stacklevel=4)
     ts = times.reshape(*batch, -1) if own_clock else times
-    return Solution(ts, ys, running, status, stats)
+    return Solution(ts, ys, running, status, stats, outcome.penalty)
 
 
 def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:

@@ -4,6 +4,7 @@ import torch
 
 from neurosde.noise import BrownianIncrement
 from neurosde.sde import SDE, RunningCost
+from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
 from neurosde.typing import NamedTuple, Tensor
 
@@ -14,14 +15,16 @@ class Model(NamedTuple):
     sde: SDE
     stepper: AbstractStepper
     running: tuple[RunningCost, ...]
+    penalty: StepPenalty | None = None  # of all steps; that of a sampled one is no part of the march
 
 
 class State(NamedTuple):
-    """All that a step changes: the state, the running costs and their present rates, the carry."""
+    """All that a step changes: the state, the running costs and their rates, the penalty, the carry."""
 
     y: Tensor
     totals: Tensor
     rates: Tensor
+    penalty: Tensor
     carry: Carry
 
 
@@ -54,9 +57,8 @@ class Block(NamedTuple):
 
 def start(model: Model, t: Tensor, y: Tensor) -> State:
     """State before the first step."""
-    return State(
-        y, y.new_zeros(len(y), len(model.running)), _rates(model, t, y), model.stepper.start(model.sde, t, y)
-    )
+    totals, nothing = y.new_zeros(len(y), len(model.running)), y.new_zeros(len(y))
+    return State(y, totals, _rates(model, t, y), nothing, model.stepper.start(model.sde, t, y))
 
 
 def march(model: Model, block: Block, state: State) -> tuple[Tensor, State]:
@@ -90,23 +92,25 @@ def _held(state: State, mask: Tensor, origin: State) -> State:
         return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), b.detach(), a)
 
     carry = tuple(pick(a, b) for a, b in zip(state.carry, origin.carry, strict=True))
-    return State(
-        pick(state.y, origin.y), pick(state.totals, origin.totals), pick(state.rates, origin.rates), carry
-    )
+    y, totals, rates, penalty = (pick(a, b) for a, b in zip(state[:4], origin[:4], strict=True))
+    return State(y, totals, rates, penalty, carry)
 
 
 def advance(model: Model, step: Step, state: State) -> State:
     """One step of the state and of the running costs."""
-    y, carry, _ = model.stepper.step(model.sde, step, state.y, state.carry)
+    stepped = model.stepper.step(model.sde, step, state.y, state.carry)
+    y, carry, penalty = stepped.y, stepped.carry, state.penalty
+    if model.penalty is not None:
+        penalty = penalty + model.penalty.of_step(model.sde, step, state.y, stepped)
     if not model.running:
-        return State(y, state.totals, state.rates, carry)
+        return State(y, state.totals, state.rates, penalty, carry)
     rates = _rates(model, step.t + step.h, y)
     totals = state.totals + 0.5 * step.h * (state.rates + rates)  # trapezium rule in time
     motion = [
         y.new_zeros(len(y)) if cost.h is None else (cost.h(step.t, state.y) * step.noise.W).sum(-1)
         for cost in model.running  # Ito's integral: the integrand at the start of the step
     ]
-    return State(y, totals + torch.stack(motion, dim=-1), rates, carry)
+    return State(y, totals + torch.stack(motion, dim=-1), rates, penalty, carry)
 
 
 def _rates(model: Model, t: Tensor, y: Tensor) -> Tensor:

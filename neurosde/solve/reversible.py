@@ -54,7 +54,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         begin, *end = ctx.saved_tensors
-        undoing = _Undoing(ctx.problem, ctx.tensors, State(end[0], end[0], end[0], tuple(end[1:])))
+        undoing = _Undoing(ctx.problem, ctx.tensors, State(end[0], end[0], end[0], end[0], tuple(end[1:])))
         y_grad, tensor_grads = undoing.run(by_step(ctx.problem, grads[0]), begin)
         return (None, None, y_grad, *tensor_grads)
 
