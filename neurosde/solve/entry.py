@@ -1,5 +1,6 @@
 """The one door to the backend: every argument is checked here, before the first step."""
 
+import dataclasses
 import math
 import warnings
 
@@ -23,28 +24,33 @@ from neurosde.solve.stepper import AbstractStepper, Carry
 from neurosde.typing import Any, Sequence, Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to solve: the arguments of :func:`solve` beside the SDE, the states and the times."""
+
+    stepper: AbstractStepper | None = None
+    controller: ConstantStep | PIController | None = None
+    noise: Any = None
+    dt: float | Tensor | None = None
+    seed: int | None = None
+    running: Sequence[RunningCost] = ()
+    penalty: StepPenalty | None = None
+    gradient: Gradient = "backprop"
+    compile: Compile = "auto"
+    max_steps: int = 4096
+    series: Any = None
+
+
 def solve(
-    sde: Any,
-    y0: Tensor,
-    ts: Any,
-    *,
-    stepper: AbstractStepper | None = None,
-    controller: ConstantStep | PIController | None = None,
-    noise: Any = None,
-    dt: float | Tensor | None = None,
-    seed: int | None = None,
-    running: Sequence[RunningCost] = (),
-    penalty: StepPenalty | None = None,
-    gradient: Gradient = "backprop",
-    compile: Compile = "auto",
-    max_steps: int = 4096,
-    series: Any = None,
-) -> Solution:
+    sde: Any, y0: Tensor, ts: Any, *, stepper: AbstractStepper | None = None,
+    controller: ConstantStep | PIController | None = None, noise: Any = None,
+    dt: float | Tensor | None = None, seed: int | None = None, running: Sequence[RunningCost] = (),
+    penalty: StepPenalty | None = None, gradient: Gradient = "backprop", compile: Compile = "auto", max_steps: int = 4096, series: Any = None,
+) -> Solution:  # fmt: skip
     """Solve an SDE, each series on its own times.
 
     Steps land on the requested times, so every returned state has the law of the path there. A series that
-    leaves the finite numbers is frozen and reported; the others, and their gradients, are what they would be
-    without it.
+    leaves the finite numbers is frozen and reported; the others, and their gradients, are as without it.
 
     Parameters
     ----------
@@ -56,11 +62,11 @@ def solve(
         Times asked for, strictly increasing, in the SDE's unit of time: ``(time,)`` for all series, or
         ``(*batch, time)`` padded with NaN at the end. The first is where the series starts.
     stepper
-        Numerical method. By default the exact exponential step where the SDE declares a linear part, else
-        Euler-Maruyama (Ito) or Heun (Stratonovich).
+        Numerical method. By default the one that knows the SDE's form (a declared linear part, geometric or
+        Langevin dynamics), else Euler-Maruyama (Ito) or Heun (Stratonovich).
     controller
-        Rule for the steps' lengths: constant by default, or a :class:`~neurosde.solve.PIController`. An
-        adaptive solve finds its steps first and then takes them again for the gradient, as a fixed grid.
+        Constant steps by default, or a :class:`~neurosde.solve.PIController`: such a solve finds its steps
+        first and takes them again, as a fixed grid, for the gradient.
     noise
         Source of noise (:class:`~neurosde.noise.AbstractNoise`), increments ``(step, series, noise)``, or a
         torchsde Brownian motion. By default as ``seed`` says.
@@ -68,21 +74,20 @@ def solve(
         Longest step, a number or one a series ``(*batch,)``; intervals between times are divided evenly. By
         default a hundredth of each series' span.
     seed
-        With a seed, each series follows the Brownian path of (seed, series key), the same at every ``dt``.
-        Without one, fresh noise is drawn, which is quicker.
+        With a seed, each series follows the Brownian path of (seed, series key), the same at every ``dt`` and
+        tolerance. Without one, fresh noise is drawn, which is quicker.
     running
         Costs to accumulate along the paths in the same pass.
     penalty
-        Measure of the solver's effort to return with the solution, differentiable; see
-        :class:`~neurosde.solve.StepPenalty`. The stepper must estimate its error.
+        Measure of the solver's effort to return with the solution; see :class:`~neurosde.solve.StepPenalty`.
     gradient
-        "backprop" keeps every step for the way back; "checkpoint" keeps about the square root of them and
-        takes the rest again; "reversible" keeps none and undoes them, for Stratonovich SDEs that are not
-        strongly dissipative; "adjoint" solves the adjoint SDE backwards, whose gradient has an error of the
-        steps' order. The last two reach the initial states and what ``sde.dependencies()`` names.
+        "backprop" keeps every step for the way back; "checkpoint" about the square root of them; "reversible"
+        keeps none and undoes them, for Stratonovich SDEs that are not strongly dissipative; "adjoint" solves
+        the adjoint SDE, with an error of the steps' order. The last two reach ``y0`` and what
+        ``sde.dependencies()`` names.
     compile
-        "off" takes every step as it is, "chunk" compiles runs of steps at once, and "auto" compiles once as
-        much time has been spent on one kind of SDE as compiling costs.
+        "off", "chunk" (compile runs of steps), or "auto": compile once as much time has been spent on one
+        kind of SDE as compiling costs.
     max_steps
         Attempts after which a series of an adaptive solve gives up.
     series
@@ -91,54 +96,28 @@ def solve(
     Returns
     -------
     Solution
-        ``ys`` is ``(*batch, time, state)``.
+        ``ys`` is ``(*batch, time, state)``; a failed series warns, ``raise_if_failed()`` makes it an error.
 
     Raises
     ------
-    DataError, ShapeError
+    DataError, ShapeError, SolveError
         If an argument cannot be used; the message says which, where, and what to do.
-    SolveError
-        If the stepper does not fit the SDE.
-
-    Warns
-    -----
-    RuntimeWarning
-        If a series failed; ``solution.raise_if_failed()`` makes it an error.
 
     Examples
     --------
-    >>> import torch
-    >>> import neurosde as nsde
+    >>> import torch, neurosde as nsde
     >>> sde = nsde.LinearSDE([[-1.0]], L=[[0.5]])
-    >>> solution = nsde.solve(sde, torch.ones(3, 1), [0.0, 0.5, 1.0], dt=0.1, seed=0)
-    >>> solution.ys.shape
+    >>> nsde.solve(sde, torch.ones(3, 1), [0.0, 0.5, 1.0], dt=0.1, seed=0).ys.shape
     torch.Size([3, 3, 1])
-    >>> solution.stats["accepted"].tolist()
-    [10, 10, 10]
     """
-    return solve_with_carry(
-        sde, y0, ts, stepper=stepper, controller=controller, noise=noise, dt=dt, seed=seed, running=running,
-        penalty=penalty, gradient=gradient, compile=compile, max_steps=max_steps, series=series,
-    )[0]  # fmt: skip
+    options = Options(
+        stepper, controller, noise, dt, seed, running, penalty, gradient, compile, max_steps, series
+    )
+    return solve_with_carry(sde, y0, ts, options)[0]
 
 
 def solve_with_carry(
-    sde: Any,
-    y0: Tensor,
-    ts: Any,
-    *,
-    carry: Carry | None = None,
-    stepper: AbstractStepper | None = None,
-    controller: ConstantStep | PIController | None = None,
-    noise: Any = None,
-    dt: float | Tensor | None = None,
-    seed: int | None = None,
-    running: Sequence[RunningCost] = (),
-    penalty: StepPenalty | None = None,
-    gradient: Gradient = "backprop",
-    compile: Compile = "auto",
-    max_steps: int = 4096,
-    series: Any = None,
+    sde: Any, y0: Tensor, ts: Any, options: Options, carry: Carry | None = None
 ) -> tuple[Solution, Carry]:
     """Do what :func:`solve` does, from and to what the stepper carries beside the state."""
     y0, batch = _check_state(y0)
@@ -147,51 +126,46 @@ def solve_with_carry(
     if own_clock and tuple(ts.shape[:-1]) != batch:
         raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(ts.shape)}.")
     times = check_times(ts.reshape(len(y0), -1) if own_clock else ts, len(y0), y0.device)
-    _check_words(gradient=(gradient, GRADIENTS), compile=(compile, MODES))
-    adaptive = _is_adaptive(controller, dt, own_clock)
-    prepared, costs = as_sde(sde).prepared(), _check_running(running)
-    stepper = _stepper(stepper, prepared, adaptive or penalty is not None, gradient, costs)
+    _check_words(gradient=(options.gradient, GRADIENTS), compile=(options.compile, MODES))
+    adaptive = _is_adaptive(options.controller, options.dt, own_clock)
+    prepared, costs, penalty = as_sde(sde).prepared(), _check_running(options.running), options.penalty
+    stepper = _stepper(options, prepared, adaptive or penalty is not None)
+    model = Model(prepared, stepper, costs, penalty if penalty and penalty.sample == "all" else None)
     t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
     shape = (len(y0), engine.noise_channels(prepared, t0, y0))
     flows = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
-    keys = None if series is None else torch.as_tensor(series).reshape(-1)
-    model = Model(
-        prepared, stepper, costs, penalty if penalty is not None and penalty.sample == "all" else None
-    )
-    if isinstance(controller, PIController):
-        clocks = torch.atleast_2d(times).expand(1 if controller.whole_batch else len(y0), -1)
-        every, columns = with_jumps(clocks, controller.jump_times)
-        ends = every[0] if controller.whole_batch else every
-        path = choose_path(noise, seed, keys, stepper, ends, shape, y0.dtype)
-        steps = StepSearch(prepared, stepper, controller, path, every, max_steps).run(y0.detach(), carry)
+    keys = None if options.series is None else torch.as_tensor(options.series).reshape(-1)
+    given = (options.noise, options.seed, keys, stepper)
+    if isinstance(options.controller, PIController):
+        shared = options.controller.whole_batch
+        clocks = torch.atleast_2d(times).expand(1 if shared else len(y0), -1)
+        every, columns = with_jumps(clocks, options.controller.jump_times)
+        path = choose_path(*given, every[0] if shared else every, shape, y0.dtype)
+        search = StepSearch(prepared, stepper, options.controller, path, every, options.max_steps)
+        steps = search.run(y0.detach(), carry)
         outcome = steps.outcome(columns)
         if flows or costs or penalty is not None:
-            given, replayed = GivenNoise(steps.increments), steps.grid_of(columns)
-            replay = engine.Problem(model, given, replayed, compile, carry)
-            outcome = outcome.seen_again(take_penalised(replay, y0, gradient, penalty))
+            noise, grid = GivenNoise(steps.increments), steps.grid_of(columns)
+            replay = engine.Problem(model, noise, grid, options.compile, carry)
+            outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
-        grid = make_grid(times, check_dt(dt, times))
-        source = choose_noise(noise, seed, keys, stepper, grid, shape, y0.dtype)
-        outcome = take_penalised(engine.Problem(model, source, grid, compile, carry), y0, gradient, penalty)
-    return _lay_out(outcome, times, stepper, costs, batch, own_clock), outcome.carry
+        grid = make_grid(times, check_dt(options.dt, times))
+        noise = choose_noise(*given, grid, shape, y0.dtype)
+        problem = engine.Problem(model, noise, grid, options.compile, carry)
+        outcome = take_penalised(problem, y0, options.gradient, penalty)
+    return _lay_out(outcome, times, model, batch, own_clock), outcome.carry
 
 
-def _stepper(
-    stepper: AbstractStepper | None,
-    sde: SDE,
-    adaptive: bool,
-    gradient: Gradient,
-    costs: tuple[RunningCost, ...],
-) -> AbstractStepper:
+def _stepper(options: Options, sde: SDE, adaptive: bool) -> AbstractStepper:
     """The stepper of the solve: the caller's, checked, or the default."""
-    if gradient in ("reversible", "adjoint") and costs:
+    stepper = options.stepper
+    if options.gradient in ("reversible", "adjoint") and options.running:
         raise DataError("running: costs need a gradient that keeps the steps; use gradient='checkpoint'.")
-    if gradient == "reversible":
+    if options.gradient == "reversible":
         if stepper is not None and not isinstance(stepper, ReversibleHeun):
-            raise SolveError(
-                f"gradient='reversible' undoes ReversibleHeun steps; got {type(stepper).__name__}."
-            )
+            name = type(stepper).__name__
+            raise SolveError(f"gradient='reversible' undoes ReversibleHeun steps; got {name}.")
         stepper = ReversibleHeun()
     return choose_stepper(sde, adaptive) if stepper is None else check_stepper(stepper, sde, adaptive)
 
@@ -217,20 +191,15 @@ def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
 
 
 def _lay_out(
-    outcome: engine.Outcome,
-    times: Tensor,
-    stepper: AbstractStepper,
-    costs: tuple[RunningCost, ...],
-    batch: tuple[int, ...],
-    own_clock: bool,
+    outcome: engine.Outcome, times: Tensor, model: Model, batch: tuple[int, ...], own_clock: bool
 ) -> Solution:
     """Give the caller's batch axes back, and warn of failures."""
-    rows = outcome.rows
+    rows, costs = outcome.rows, model.running
     n_state = rows.shape[-1] - len(costs)
     ys = rows[..., :n_state].unflatten(0, batch) if batch else rows[0, :, :n_state]
     running = {cost.name: rows[..., n_state + i].reshape(*batch, -1) for i, cost in enumerate(costs)}
     counts = {
-        "nfe": (outcome.accepted + outcome.rejected) * stepper.evaluations[0],
+        "nfe": (outcome.accepted + outcome.rejected) * model.stepper.evaluations[0],
         "accepted": outcome.accepted,
         "rejected": outcome.rejected,
     }

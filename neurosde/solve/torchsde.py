@@ -8,7 +8,7 @@ from neurosde.errors import DataError, ShapeError
 from neurosde.sde import SDE, ForeignSDE, as_sde, divergence_cost
 from neurosde.solve.choice import choose_stepper
 from neurosde.solve.controller import PIController
-from neurosde.solve.entry import solve_with_carry
+from neurosde.solve.entry import Options, solve_with_carry
 from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.gradients import Gradient
 from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
@@ -219,18 +219,9 @@ def _integrate(
     if call.adaptive is not None:
         rtol, atol, dt_min = call.adaptive
         controller = PIController(rtol, atol, first=call.dt, shortest=dt_min, whole_batch=True)
-    solution, carry = solve_with_carry(
-        model,
-        y0,
-        ts,
-        carry=_to_carry(call.extra_solver_state),
-        stepper=stepper,
-        controller=controller,
-        noise=call.bm,
-        dt=None if controller else call.dt,
-        running=running,
-        gradient=gradient,
-    )
+    dt = None if controller else call.dt
+    options = Options(stepper, controller, call.bm, dt, running=running, gradient=gradient)
+    solution, carry = solve_with_carry(model, y0, ts, options, _to_carry(call.extra_solver_state))
     parts = [solution.ys.transpose(0, 1)]
     if logqp:
         parts.append(solution.running["logqp"].diff().transpose(0, 1))
