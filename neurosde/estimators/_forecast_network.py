@@ -35,8 +35,8 @@ class Mixture(NamedTuple):
         return (self.weight * self.mean).sum(-1).mean(0)
 
     def stretched(self, factor: Tensor) -> "Mixture":
-        """The same means, every deviation from them times ``factor`` (row,)."""
-        centre, factor = self.expectation().unsqueeze(-1), factor.unsqueeze(-1)
+        """The same mean of each path, every deviation from it times ``factor`` (row,)."""
+        centre, factor = (self.weight * self.mean).sum(-1, keepdim=True), factor.unsqueeze(-1)
         return Mixture(centre + factor * (self.mean - centre), factor * self.sd, self.weight)
 
     def quantile(self, level: float, n_halvings: int = 32) -> Tensor:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 import warnings
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from neurosde.baselines import Forecaster, LastValue, PatientMean, RidgeForecaster, ShrunkForecaster
 from neurosde.data import ChannelScaler, Series
-from neurosde.errors import DataError
+from neurosde.errors import DataError, ShapeError
 from neurosde.estimators._base import SeriesEstimator, fitting
-from neurosde.estimators._forecast_network import CorrectionNetwork, CorrectionObjective, Mixture
+from neurosde.estimators._forecast_answers import Answers
+from neurosde.estimators._forecast_network import CorrectionNetwork, CorrectionObjective
 from neurosde.estimators._forecast_samples import (
-    TICKS,
-    Batch,
     Samples,
     covariate_scales,
     covariates,
@@ -25,7 +24,7 @@ from neurosde.estimators._forecast_samples import (
 )
 from neurosde.io import Query, as_query, like
 from neurosde.training import hold_back
-from neurosde.typing import Any, Array, Callable, Tensor
+from neurosde.typing import Any, Array
 
 __all__ = ["NeuralSDEForecaster"]
 
@@ -41,10 +40,6 @@ _WORDS = {
     "loss": ("crps", "nll", "mse"),
     "start": ("first", "zero"),
 }
-_TRUST = 200  # held-back entries of a channel that count as much as all the others when its width is set
-_WIDTHS = (0.5, 2.0)  # least and greatest correction of the spread
-_ROWS = 1 << 17  # paths times rows that are answered at a time: about 200 MB
-_PATHS = 16  # paths of a sample that are followed at a time
 
 
 class NeuralSDEForecaster(SeriesEstimator):
@@ -147,15 +142,15 @@ class NeuralSDEForecaster(SeriesEstimator):
         n_components: int = 3,
         kappa: float = 4.0,
         contraction: float = 0.4,
-        dropout: float = 0.1,
+        dropout: float = 0.2,
         balance: float = 0.5,
         n_paths: int = 8,
         max_iter: int = 20,
         learning_rate: float = 2e-3,
         batch_size: int = 64,
-        weight_decay: float = 1e-3,
+        weight_decay: float = 1e-2,
         schedule: Literal["constant", "cosine"] = "cosine",
-        ema: float | None = 0.99,
+        ema: float | None = 0.995,
         clip_norm: float | None = 1.0,
         tol: float = 0.0,
         early_stopping: bool = True,
@@ -200,7 +195,7 @@ class NeuralSDEForecaster(SeriesEstimator):
         self.random_state = random_state
 
     @fitting
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> Self:
         """Fit the baseline, then train the correction.
 
         Parameters
@@ -210,11 +205,16 @@ class NeuralSDEForecaster(SeriesEstimator):
             channel) with NaN, or an xarray Dataset.
         y
             Not used.
+        groups
+            (series,) labels of series that belong together, such as windows of one recording or stays of one
+            patient: they are held back together. By default each series is its own group.
 
         Raises
         ------
         DataError
             If a parameter is out of its range, or no series has an observation on either side of the cut.
+        ShapeError
+            If there is not one label a series.
         """
         self._check_parameters()
         continued = self._continued() if self.warm_start else None
@@ -231,14 +231,15 @@ class NeuralSDEForecaster(SeriesEstimator):
                 f"{self.horizon} after it, with start={self.start!r}; check history, horizon, unit of time"
             )
         asked = [np.flatnonzero(future.counts) for _, future in cuts]
-        groups = np.concatenate(asked)
+        owner = np.concatenate(asked)
+        groups = _labels(groups, len(series))[owner]
         nominal = np.repeat(np.arange(self.n_cuts) == middle, [len(rows) for rows in asked])
         holds_back = self.early_stopping and len(np.unique(groups)) > 1
         trained, held = np.arange(len(groups)), np.arange(0)
         if holds_back:
             trained, held = hold_back(len(groups), self.validation_fraction, seed=seed, groups=groups)
         if continued is None:
-            learners = np.unique(groups[trained])
+            learners = np.unique(owner[trained])
             self.seed_ = seed
             self._learn_scales(*(side[learners] for side in cuts[middle]))
             continued = self._build_module(torch.Generator().manual_seed(seed)).to(device), None
@@ -252,7 +253,10 @@ class NeuralSDEForecaster(SeriesEstimator):
         objective = CorrectionObjective(samples, self._weights(samples, trained), nominal, self.loss, device)
         overrides = {"record": record, "early_stopping": holds_back}
         self._run_training(module, objective, seed=seed, groups=groups, **overrides)
-        self._learn_width(samples.take(held[nominal[held]]))
+        self.width_ = np.ones(self.n_features_in_)
+        checked = samples.take(held[nominal[held]])
+        checked = checked.keep(self.residual_scale_[checked.channel] > 0)
+        self.width_ = self._answers(checked).widths()
         return self
 
     def predict(self, history: Any, query: Any = None) -> Any:
@@ -286,8 +290,7 @@ class NeuralSDEForecaster(SeriesEstimator):
             If entries lie beyond the horizon of the training.
         """
         asked = self._ask(history, query)
-        mean = self._answer(asked.samples, lambda mixture, batch: mixture.expectation())
-        filled = asked.query.fill(asked.values(mean))
+        filled = asked.query.fill(asked.values(asked.answers.mean()))
         return like(filled, history) if query is None and isinstance(filled, Series) else filled
 
     def predict_quantiles(self, history: Any, query: Any = None, alpha: Any = (0.05, 0.5, 0.95)) -> Any:
@@ -307,7 +310,7 @@ class NeuralSDEForecaster(SeriesEstimator):
         levels = np.atleast_1d(np.asarray(alpha, dtype=np.float64))
         if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
             raise DataError(f"alpha must hold levels strictly between 0 and 1, got {alpha!r}")
-        return self._quantiles(history, query, levels, [f"{level:g}" for level in levels])
+        return self._quantiles(history, query, levels.tolist(), [f"{level:g}" for level in levels])
 
     def predict_interval(self, history: Any, query: Any = None, coverage: float = 0.9) -> Any:
         """Central intervals of the entries asked for; arguments and errors as in `predict`.
@@ -349,19 +352,9 @@ class NeuralSDEForecaster(SeriesEstimator):
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
             raise DataError(f"n must be a positive integer, got {n!r}")
         asked = self._ask(history, query)
-        seed = self.seed_ if seed is None else seed
-
-        def draw(mixture: Mixture, batch: Batch) -> Tensor:
-            tick = torch.round(batch.ahead.double() * TICKS).long()
-            return mixture.draw(seed, paths.unsqueeze(1), batch.keys[batch.series], batch.channel, tick).T
-
-        blocks = []
-        for paths in torch.arange(n, device=self._device()).split(_PATHS):
-            blocks.append(self._answer(asked.samples, draw, paths, seed))
-        drawn = asked.query.label(
-            asked.values(np.concatenate(blocks, axis=1)), [f"sample {i}" for i in range(n)]
-        )
-        return drawn.T if isinstance(drawn, np.ndarray) else drawn
+        draws = asked.answers.draws(n, self.seed_ if seed is None else seed)
+        labelled = asked.query.label(asked.values(draws), [f"sample {i}" for i in range(n)])
+        return labelled.T if isinstance(labelled, np.ndarray) else labelled
 
     def score(self, X: Any, y: Any = None) -> float:
         """Minus the mean CRPS of forecasts, each in units of its channel's scale, on whole series.
@@ -378,8 +371,8 @@ class NeuralSDEForecaster(SeriesEstimator):
         future = asked.query.series
         if not len(future.time):
             raise DataError(f"X: no observation {self.history} or more after the start of a series, to score")
-        crps = self._answer(asked.samples, lambda mixture, batch: mixture.crps(batch.target))
-        crps = np.where(asked.scale > 0, asked.scale * crps, np.abs(future.value - asked.points))
+        error = np.abs(future.value - asked.points)
+        crps = np.where(asked.scale > 0, asked.scale * asked.answers.crps(), error)
         return -float(np.mean(crps / self.scale_[future.channel]))
 
     # --- what stands around the network ---------------------------------------------------------------------
@@ -477,26 +470,6 @@ class NeuralSDEForecaster(SeriesEstimator):
             generator=generator,
         )
 
-    def _learn_width(self, samples: Samples) -> None:
-        """Stretch the forecasts of each channel so that 90 % intervals hold 90 % of the held-back entries."""
-
-        def reach(mixture: Mixture, batch: Batch) -> Tensor:  # 1: the entry is at the end of its interval
-            centre, off = mixture.expectation(), batch.target - mixture.expectation()
-            end = torch.where(off < 0, mixture.quantile(0.05), mixture.quantile(0.95))
-            return off / (end - centre)
-
-        self.width_ = np.ones(self.n_features_in_)
-        free = self.residual_scale_[samples.channel] > 0
-        if free.sum() < _TRUST:
-            return
-        reached, channel = self._answer(samples, reach)[free], samples.channel[free]
-        overall = np.quantile(reached, 0.9)
-        for k in np.unique(channel).tolist():
-            mine = reached[channel == k]
-            trust = len(mine) / (len(mine) + _TRUST)
-            width = trust * np.quantile(mine, 0.9) + (1.0 - trust) * overall
-            self.width_[k] = np.clip(width, *_WIDTHS)
-
     # --- questions ------------------------------------------------------------------------------------------
 
     def _ask(self, history: Any, query: Any) -> "_Asked":
@@ -527,7 +500,8 @@ class NeuralSDEForecaster(SeriesEstimator):
             )
         past, _ = self._cut(known, at)
         samples, points = self._lay_out(past, request.series.replace(time=ahead, origin=None))
-        return _Asked(request, samples, points, self.residual_scale_[request.series.channel])
+        scale = self.residual_scale_[request.series.channel]
+        return _Asked(request, self._answers(samples), points, scale)
 
     def _forecast_times(self, known: Series, asked: Series) -> Array:
         """When each forecast is made: `history` after the start, unless data or query say otherwise."""
@@ -542,32 +516,21 @@ class NeuralSDEForecaster(SeriesEstimator):
         )
         return np.where((last < at) & (at <= first), at, late)
 
-    def _answer(
-        self,
-        samples: Samples,
-        reduce: Callable[[Mixture, Batch], Tensor],
-        paths: Tensor | None = None,
-        seed: int | None = None,
-    ) -> Array:
-        """What ``reduce`` makes of the forecasts, ``(row, ...)``, some samples at a time."""
-        device = next(self.module_.parameters()).device
-        paths = torch.arange(self.n_paths) if paths is None else paths
-        width = torch.from_numpy(self.width_.astype(np.float32)).to(device)
-        answers = []
-        with torch.no_grad():
-            for index in samples.chunks(_ROWS // len(paths)):
-                batch = samples.batch(index).to(device)
-                mixture = self.module_(batch, paths.to(device), self.seed_ if seed is None else seed)
-                answers.append(reduce(mixture.stretched(width[batch.channel]), batch).cpu().numpy())
-        return np.concatenate(answers).astype(np.float64)
+    def _answers(self, samples: Samples) -> Answers:
+        network = cast(CorrectionNetwork, self.module_)
+        return Answers(network, samples, self.width_, self.n_paths, self.seed_)
 
-    def _quantiles(self, history: Any, query: Any, levels: Any, names: list[str]) -> Any:
+    def _quantiles(self, history: Any, query: Any, levels: list[float], names: list[str]) -> Any:
         asked = self._ask(history, query)
+        return asked.query.label(asked.values(asked.answers.quantiles(levels)), names)
 
-        def quantiles(mixture: Mixture, batch: Batch) -> Tensor:
-            return torch.stack([mixture.quantile(level) for level in levels], dim=1)
 
-        return asked.query.label(asked.values(self._answer(asked.samples, quantiles)), names)
+def _labels(groups: Any, n_series: int) -> Array:
+    """Numbers of the groups of the series, ``(series,)``."""
+    labels = np.arange(n_series) if groups is None else np.asarray(groups)
+    if labels.shape != (n_series,):
+        raise ShapeError(f"groups must have shape ({n_series},), one label a series, got {labels.shape}")
+    return np.unique(labels, return_inverse=True)[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -575,7 +538,7 @@ class _Asked:
     """A question ready for the network: rows in the order of ``query.series``."""
 
     query: Query
-    samples: Samples
+    answers: Answers
     points: Array
     scale: Array
 
