@@ -45,7 +45,8 @@ def solve(
     sde: Any, y0: Tensor, ts: Any, *, stepper: AbstractStepper | None = None,
     controller: ConstantStep | PIController | None = None, noise: Any = None,
     dt: float | Tensor | None = None, seed: int | None = None, running: Sequence[RunningCost] = (),
-    penalty: StepPenalty | None = None, gradient: Gradient = "backprop", compile: Compile = "auto", max_steps: int = 4096, series: Any = None,
+    penalty: StepPenalty | None = None, gradient: Gradient = "backprop", compile: Compile = "auto",
+    max_steps: int = 4096, series: Any = None,
 ) -> Solution:  # fmt: skip
     """Solve an SDE, each series on its own times.
 
