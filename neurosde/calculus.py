@@ -43,7 +43,7 @@ def derivative(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor,
 
 
 def _traced_derivative(function: Callable[[Tensor], Tensor], y: Tensor) -> tuple[Tensor, Linear, Linear]:
-    """The same by torch.func: it compiles and heeds no gradient mode, but is slower and refuses checkpoints."""
+    """The same by torch.func, which compiles and heeds no gradient mode, but refuses checkpoints."""
     value, transposed = torch.func.vjp(function, y)[:2]
 
     def pull(cotangent: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Midpoint(AbstractStepper):
 
 
 class LogODE(AbstractStepper):
-    """The midpoint rule plus ``sum_jk (dg_j/dy) g_k A_jk`` at the midpoint, for Stratonovich SDEs.
+    """The midpoint rule plus ``sum_jk (dg_k/dy) g_j A_jk`` at the midpoint, for Stratonovich SDEs.
 
     ``A_jk = 1/2 int (W_j dW_k - W_k dW_j)`` is the Levy area of the step, in the approximation of Foster (see
     :func:`neurosde.noise.records.levy_area`), whose mean and variance given the increments are exact. Castell
@@ -74,6 +74,6 @@ class LogODE(AbstractStepper):
             return torch.diag_embed(g) if noise == "diagonal" else g
 
         g, _, slope = derivative(columns, z)
-        directions = (g @ A.mT).unbind(-1)  # for each channel j the sum over k of A_jk g_k
-        brackets = [slope(direction)[..., j] for j, direction in enumerate(directions)]
+        directions = (g @ A).unbind(-1)  # for each channel k the sum over j of g_j A_jk
+        brackets = [slope(direction)[..., k] for k, direction in enumerate(directions)]
         return Stepped(y + h * f + (g @ W.unsqueeze(-1)).squeeze(-1) + sum(brackets[1:], brackets[0]))
