@@ -1,7 +1,7 @@
 """Schrödinger bridges between snapshots: closed forms, couplings of observed cells, and their composition."""
 
 from neurosde.bridge.bridge import Bridge, BridgeSDE, LightBridge, LightInterval, systematic
-from neurosde.bridge.coupling import displace, entropic_coupling, exact_coupling, observed_coupling
+from neurosde.bridge.coupling import displace, entropic_coupling, exact_coupling
 from neurosde.bridge.gaussian import GaussianBridge, Moments
 from neurosde.bridge.light import LightMixture, LightPotential, Plan, Quadratics
 from neurosde.bridge.objective import LightObjective
@@ -25,6 +25,5 @@ __all__ = [
     "displace",
     "entropic_coupling",
     "exact_coupling",
-    "observed_coupling",
     "systematic",
 ]

@@ -10,10 +10,11 @@ import torch
 
 from neurosde.bridge.bridge import LightInterval, systematic
 from neurosde.bridge.light import CHUNK_BYTES
+from neurosde.bridge.reference import Reference
 from neurosde.errors import DataError, NotConvergedError
 from neurosde.scores import optimal_coupling
-from neurosde.scores.snapshots import MAX_PAIRS, Coupling
-from neurosde.typing import Literal, Tensor
+from neurosde.scores.snapshots import Coupling
+from neurosde.typing import Tensor
 
 
 def entropic_coupling(
@@ -24,8 +25,8 @@ def entropic_coupling(
     end_weight: Tensor,
     *,
     top_k: int = 50,
-    tol: float = 1e-2,
-    max_iter: int = 2000,
+    tol: float = 2e-2,
+    max_iter: int = 100,
 ) -> Coupling:
     """Schrödinger bridge restricted to observed cells, as a sparse plan; memory is that of a few rows.
 
@@ -84,37 +85,29 @@ def entropic_coupling(
 
 
 def exact_coupling(
-    interval: LightInterval, start: Tensor, end: Tensor, start_weight: Tensor, end_weight: Tensor
+    reference: Reference, start: Tensor, end: Tensor, start_weight: Tensor, end_weight: Tensor
 ) -> Coupling:
     """Exact optimal transport plan between observed cells, for the reference's own distance ``|z - y|^2``.
 
     Parameters
     ----------
-    interval, start, end, start_weight, end_weight
+    reference
+        The reference process on the interval.
+    start, end, start_weight, end_weight
         As in :func:`entropic_coupling`.
+
+    Raises
+    ------
+    DataError
+        If the problem does not fit into memory; see `neurosde.scores.snapshots.MAX_PAIRS`.
     """
-    reference = interval.reference
-    z, y = reference.predict_from_start(start), reference.whiten(end)
-    return optimal_coupling(
-        z.cpu().numpy(),
-        y.cpu().numpy(),
-        x_weights=start_weight.cpu().numpy(),
-        y_weights=end_weight.cpu().numpy(),
-    )
-
-
-def observed_coupling(
-    interval: LightInterval, start: Tensor, end: Tensor, start_weight: Tensor, end_weight: Tensor
-) -> tuple[Coupling, Literal["exact", "entropic"]]:
-    """The exact plan where it fits into memory, else the sparse entropic one; and which of the two it is."""
-    cells = (start, end, start_weight, end_weight)
-    if len(start) * len(end) <= MAX_PAIRS // 4:
-        return exact_coupling(interval, *cells), "exact"
-    return entropic_coupling(interval, *cells), "entropic"
+    z, y = reference.predict_from_start(start).cpu().numpy(), reference.whiten(end).cpu().numpy()
+    a, b = start_weight.cpu().numpy(), end_weight.cpu().numpy()
+    return optimal_coupling(z, y, x_weights=a, y_weights=b)
 
 
 def displace(
-    interval: LightInterval,
+    reference: Reference,
     coupling: Coupling,
     start: Tensor,
     end: Tensor,
@@ -129,8 +122,8 @@ def displace(
 
     Parameters
     ----------
-    interval
-        Its reference gives the path.
+    reference
+        The reference process on the interval; its mean path is taken.
     coupling
         Pairs of cells; drawn by systematic sampling of their mass, so that no pair is drawn twice needlessly.
     start, end
@@ -142,8 +135,8 @@ def displace(
     seed
         Fixes the draws.
     """
-    rows = systematic(torch.from_numpy(coupling.mass), n or len(start), seed=seed).numpy()
-    pinned = interval.reference.pinned(interval.reference.start, t)
+    rows = systematic(torch.from_numpy(coupling.mass), len(start) if n is None else n, seed=seed).numpy()
+    pinned = reference.pinned(reference.start, t)
     return pinned.mean(start[coupling.source[rows]], end[coupling.target[rows]])
 
 

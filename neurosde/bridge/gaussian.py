@@ -94,7 +94,9 @@ class GaussianBridge(Bridge):
         """Draws from the Gaussian law at ``t``, ``(n, state)``; 1000 by default."""
         mean, covariance = self.moments(t)
         generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(n or 1000, self.state_size, generator=generator, dtype=torch.float64)
+        normal = torch.randn(
+            1000 if n is None else n, self.state_size, generator=generator, dtype=torch.float64
+        )
         return mean + normal.to(mean) @ square_root(covariance)
 
 
