@@ -47,7 +47,7 @@ def trajectories(
 
     settings, model = adata.uns[tl.SPACE][key]["settings"], tl.fitted_bridge(adata, key)
     rep, time_key = str(settings["use_rep"]), str(settings["time_key"])
-    snapshots = snapshots_from_anndata(adata, time_key, rep, int(settings["n_components"]))
+    snapshots = snapshots_from_anndata(adata, time_key, rep, int(settings["n_pcs"]))
     if max(components) >= snapshots.X.shape[1]:
         raise DataError(f"components: {components} are not among the {snapshots.X.shape[1]} columns of {rep}")
     ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")[1] if ax is None else ax

@@ -20,7 +20,7 @@ def bridge(
     time_key: str,
     *,
     use_rep: str = "X_pca",
-    n_components: int | None = None,
+    n_pcs: int | None = None,
     weight_key: str | None = None,
     key_added: str = "bridge",
     random_state: int = 0,
@@ -38,7 +38,7 @@ def bridge(
         categorical.
     use_rep : str
         Key of ``adata.obsm`` to work in, or "X".
-    n_components : int, optional
+    n_pcs : int, optional
         Number of its leading columns; all by default.
     weight_key : str, optional
         Column of ``adata.obs`` with positive weights (growth, sampling).
@@ -49,7 +49,7 @@ def bridge(
     copy : bool
         Return a copy of ``adata`` with the result, instead of changing it in place.
     **settings
-        Arguments of `LightSchrodingerBridge`, such as ``epsilon`` or ``max_iter``.
+        Arguments of `LightSchrodingerBridge`, such as ``epsilon`` or ``n_components``.
 
     Returns
     -------
@@ -68,12 +68,12 @@ def bridge(
     >>> rng = np.random.default_rng(0)
     >>> cells = anndata.AnnData(obs=pd.DataFrame({"day": np.repeat([0, 1], 50)}, index=map(str, range(100))))
     >>> cells.obsm["X_pca"] = rng.standard_normal((100, 2)) + 3 * cells.obs[["day"]].to_numpy()
-    >>> bridge(cells, "day", n_components=2, max_iter=50)
+    >>> bridge(cells, "day", n_pcs=2, max_iter=50)
     >>> cells.uns["neurosde"]["bridge"]["times"]
     array([0., 1.])
     """
     adata = adata.copy() if copy else adata
-    snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_components, weight_key)
+    snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_pcs, weight_key)
     model = LightSchrodingerBridge(random_state=random_state, **settings)
     model.fit(snapshots.X, snapshots.time, sample_weight=snapshots.weights)
     adata.uns.setdefault(SPACE, {})[key_added] = to_uns(
@@ -81,7 +81,7 @@ def bridge(
             "settings": {
                 "time_key": time_key,
                 "use_rep": use_rep,
-                "n_components": snapshots.X.shape[1],
+                "n_pcs": snapshots.X.shape[1],
                 "weight_key": weight_key or "",
                 **{
                     name: value
@@ -167,7 +167,7 @@ def validate(
     *,
     leave_out: Sequence[float] | None = None,
     use_rep: str = "X_pca",
-    n_components: int | None = None,
+    n_pcs: int | None = None,
     key_added: str = "validation",
     random_state: int = 0,
     **settings: Any,
@@ -183,7 +183,7 @@ def validate(
     ----------
     adata : anndata.AnnData
         Cells of three snapshots or more.
-    time_key, use_rep, n_components
+    time_key, use_rep, n_pcs
         As in :func:`bridge`.
     leave_out : sequence of float, optional
         Times to leave out; all but the first and the last by default.
@@ -207,7 +207,7 @@ def validate(
     """
     import pandas as pd
 
-    snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_components)
+    snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_pcs)
     rows = []
     for t in snapshots.times[1:-1].tolist() if leave_out is None else leave_out:
         for method, (cloud, weights) in held_out_predictions(
