@@ -139,7 +139,7 @@ class Bridge(abc.ABC):
 
     def drift(self, t: Tensor, x: Tensor) -> Tensor:
         """Mean rate of change of cells ``(cell, state)`` at one time ``()`` or one a cell ``(cell, 1)``."""
-        t, x = torch.as_tensor(t).to(self.times), self._cells("x", x)
+        t, x = torch.as_tensor(t, dtype=self.times.dtype).to(self.times), self._cells("x", x)
         for extreme in (t.min(), t.max()):
             self._time("t", float(extreme))
         if t.numel() == 1:
