@@ -237,17 +237,17 @@ class BrownianPath(AbstractNoise):
         """Increments over consecutive steps; ``first`` does not matter to a path."""
         times = torch.as_tensor(times, dtype=torch.float64, device=self.series.device)
         u = self._fractions(times)
-        origin = self._shared(u.tolist()) if u.dim() == 1 else self._separate(u.transpose(0, 1))
+        local = self._nodes(u.cpu().numpy()) if u.dim() == 1 else None
+        local = self._between(u) if local is None else local
         u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
-        left, right = each(lambda x: x[:-1], origin), each(lambda x: x[1:], origin)
-        local = difference(left, u[:-1], right, u[1:])
         dt = _steps_first(torch.diff(times))
         root = torch.sqrt(self._span).unsqueeze(-1) if self._span.dim() else torch.sqrt(self._span)
         h = u[1:] - u[:-1]
         safe = torch.where(h > 0, h, torch.ones_like(h))
         H = None if local.H is None else (root * torch.where(h > 0, local.H / safe, 0.0)).to(self.dtype)
         K = None if local.K is None else (root * torch.where(h > 0, local.K / safe**2, 0.0)).to(self.dtype)
-        increment = BrownianIncrement(dt.to(self.dtype), (root * local.W).to(self.dtype), H, K)
+        W = (root.to(local.W) * local.W).to(self.dtype)
+        increment = BrownianIncrement(dt.to(self.dtype), W, H, K)
         if self.levy != "area":
             return increment
         start, end = (part.contiguous().view(torch.int64).squeeze(-1) for part in (u[:-1], u[1:]))
@@ -279,12 +279,12 @@ class BrownianPath(AbstractNoise):
             )
         return u
 
-    def node_normals(self, level: int | Tensor, index: Tensor) -> Tensor:
+    def node_normals(self, level: int | Tensor, index: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """Normals of nodes: index (node, 1) or (node, series) gives (node, series, noise, integral)."""
         key = chain(chain(chain(self.seed, self.series), level), index)
         n_parts = RICHNESS[self.levy]
         z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype, compiled=self.is_compiled)
-        return z.to(torch.float64).unflatten(-1, (self.shape[1], n_parts))
+        return z.to(dtype).unflatten(-1, (self.shape[1], n_parts))
 
     def root(self) -> Scaled:
         """Record of the whole span, taken as one unit of time, ``(1, series, noise)``."""
@@ -300,6 +300,31 @@ class BrownianPath(AbstractNoise):
         part = interpolate(unit, p, self.node_normals(_LEAF, index.unsqueeze(0))[0])
         rest = difference(part, p, unit, torch.ones_like(p))
         return _rescale(part, h), _rescale(rest, h)
+
+    def _between(self, u: Tensor) -> Scaled:
+        """Records between any times, as differences of those from the origin."""
+        origin = self._shared(u.tolist()) if u.dim() == 1 else self._separate(u.transpose(0, 1))
+        u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
+        left, right = each(lambda x: x[:-1], origin), each(lambda x: x[1:], origin)
+        return difference(left, u[:-1], right, u[1:])
+
+    def _nodes(self, u: np.ndarray) -> Scaled | None:
+        """Records of consecutive nodes of one level, if that is what the steps are."""
+        level = _lattice_level(u, self.levels)
+        if level > self.levels or len(u) < 2 or np.any(np.diff(u) != 2.0**-level):
+            return None
+        first, last = int(u[0] * 2**level), int(u[-1] * 2**level) - 1
+        dtype = self.dtype if self.levy == "none" else torch.float64  # W alone keeps its digits in float32
+        node = each(lambda x: x.to(dtype), self.root())
+        low = 0
+        for k in range(level):
+            index = torch.arange(low, low + len(node.W), device=self.series.device).unsqueeze(-1)
+            left, right = split(node, 2.0**-k, self.node_normals(k, index, dtype))
+            below = first >> (level - k - 1)
+            rows = slice(below - 2 * low, (last >> (level - k - 1)) + 1 - 2 * low)
+            node = each(lambda a, b, rows=rows: torch.stack((a, b), dim=1).flatten(0, 1)[rows], left, right)
+            low = below
+        return node
 
     def _shared(self, fractions: list[float]) -> Scaled:
         """Records of [0, u] for times that all series share: a node is split once for all of them."""

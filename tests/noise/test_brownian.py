@@ -83,6 +83,21 @@ def _times(x, c):
     return None if x is None else x * c
 
 
+@pytest.mark.parametrize("levy", LEVIES)
+def test_the_quick_road_along_one_level_is_the_same_path(levy):
+    path = BrownianPath(0.0, 1.0, (3, 2), seed=0, levy=levy, dtype=torch.float64)
+    grid = torch.linspace(0, 1, 129, dtype=torch.float64)
+    level = path.increments(grid)
+    part, thinned = path.increments(grid[37:90]), path.increments(torch.cat((grid[:5], grid[6:])))
+    for name in "WHK":
+        whole = getattr(level, name)
+        if whole is not None:
+            assert torch.equal(whole[37:89], getattr(part, name))
+            rest = torch.cat((whole[:4], whole[6:]))
+            other = getattr(thinned, name)
+            assert torch.allclose(rest, torch.cat((other[:4], other[5:])), atol=1e-10)
+
+
 def test_every_grid_meets_the_same_path():
     path = BrownianPath(0.0, 1.0, (4, 2), seed=2, dtype=torch.float64)
     coarse = path.increments(torch.linspace(0, 1, 11, dtype=torch.float64)).W
