@@ -10,7 +10,7 @@ from neurosde.errors import DataError
 from neurosde.estimators import LightSchrodingerBridge, load
 from neurosde.io import snapshots_from_anndata, to_uns
 from neurosde.scores import split_halves, trivial_predictions, wasserstein
-from neurosde.typing import Any, Array, Sequence
+from neurosde.typing import Any, Array, NamedTuple, Sequence
 
 SPACE = "neurosde"  # the part of ``adata.uns`` that is ours
 
@@ -23,6 +23,7 @@ def bridge(
     n_pcs: int | None = None,
     weight_key: str | None = None,
     key_added: str = "bridge",
+    standardize: bool = False,
     random_state: int = 0,
     copy: bool = False,
     **settings: Any,
@@ -44,6 +45,9 @@ def bridge(
         Column of ``adata.obs`` with positive weights (growth, sampling).
     key_added : str
         Name of the result in ``adata.uns["neurosde"]``.
+    standardize : bool
+        Scale each column to variance 1. Not by default: trailing principal components are mostly noise, and
+        would count as much as the leading ones.
     random_state : int
         Fixes everything that is random.
     copy : bool
@@ -74,7 +78,7 @@ def bridge(
     """
     adata = adata.copy() if copy else adata
     snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_pcs, weight_key)
-    model = LightSchrodingerBridge(random_state=random_state, **settings)
+    model = LightSchrodingerBridge(standardize=standardize, random_state=random_state, **settings)
     model.fit(snapshots.X, snapshots.time, sample_weight=snapshots.weights)
     adata.uns.setdefault(SPACE, {})[key_added] = to_uns(
         {
@@ -156,8 +160,7 @@ def interpolate(
     )
     if rep != "X":
         cells.obsm[rep] = points
-    road = model.roads_[int(np.clip(np.searchsorted(model.times_, t) - 1, 0, len(model.roads_) - 1))]
-    cells.uns[SPACE] = {key: {"time": float(t), "road": road}}
+    cells.uns[SPACE] = {key: {"time": float(t), "road": model.road(t)}}
     return cells
 
 
@@ -165,28 +168,32 @@ def validate(
     adata: Any,
     time_key: str,
     *,
-    leave_out: Sequence[float] | None = None,
+    leave_out: float | Sequence[float] | None = None,
     use_rep: str = "X_pca",
     n_pcs: int | None = None,
+    max_cells: int | None = None,
     key_added: str = "validation",
+    standardize: bool = False,
     random_state: int = 0,
     **settings: Any,
 ) -> Any:
-    """Leave snapshots out, one after the other, and predict each from the others.
+    """Leave snapshots out, one after the other, and predict each from its neighbours.
 
-    The bridge is fitted to the snapshot before and the one behind the one that is left out, and pushes the
-    cells of the former to its time. Beside it stand what anybody would predict (a copy of either neighbour,
-    their pool, exact optimal transport between them) and the distance between two halves of the snapshot
-    itself.
+    The bridge is fitted to the snapshot before and the one behind the one that is left out, and predicts as
+    many cells as the former has. Beside it stand what anybody would predict (a copy of either neighbour, their
+    pool, exact optimal transport between them) and the distance between two halves of the snapshot itself.
 
     Parameters
     ----------
     adata : anndata.AnnData
         Cells of three snapshots or more.
-    time_key, use_rep, n_pcs
+    time_key, use_rep, n_pcs, standardize
         As in :func:`bridge`.
-    leave_out : sequence of float, optional
+    leave_out : float or sequence of float, optional
         Times to leave out; all but the first and the last by default.
+    max_cells : int, optional
+        Random cells of each snapshot to work with, because the exact distances take seconds for thousands of
+        cells and minutes for tens of thousands. All of them by default.
     key_added : str
         Where the table goes in ``adata.uns["neurosde"]``.
     random_state : int
@@ -197,8 +204,9 @@ def validate(
     Returns
     -------
     pandas.DataFrame
-        A row for each left-out time and method, with the exact distances "W1" and "W2" to all cells of the
-        snapshot, in the units of the representation.
+        A row for each left-out time and method, with the exact distances "W1" and "W2" to the cells of the
+        snapshot, in the units of the representation, and with the "road" that the bridge took: "mixture", or
+        "observed" where cells are too few for one (see `LightSchrodingerBridge.interpolate`).
 
     Raises
     ------
@@ -208,25 +216,42 @@ def validate(
     import pandas as pd
 
     snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_pcs)
+    if max_cells is not None:
+        snapshots = _thinned(snapshots, max_cells, random_state)
+    times = snapshots.times[1:-1] if leave_out is None else np.atleast_1d(np.asarray(leave_out, dtype=float))
+    settings = {"standardize": standardize, "random_state": random_state} | settings
     rows = []
-    for t in snapshots.times[1:-1].tolist() if leave_out is None else leave_out:
-        for method, (cloud, weights) in held_out_predictions(
-            snapshots, t, random_state=random_state, **settings
-        ).items():
-            truth = snapshots.at(t)
+    for t in times.tolist():
+        truth = snapshots.at(t)
+        for method, (cloud, weights, road) in held_out_predictions(snapshots, t, **settings).items():
             w1, w2 = (wasserstein(cloud, truth, p, x_weights=weights) for p in (1, 2))
-            rows.append({"time": t, "method": method, "W1": w1, "W2": w2})
-        halves = (split_halves(snapshots.at(t), p=p, seed=random_state) for p in (1, 2))
-        rows.append({"time": t, "method": "split halves", **dict(zip(("W1", "W2"), halves, strict=True))})
+            rows.append({"time": t, "method": method, "road": road, "W1": w1, "W2": w2})
+        w1, w2 = (split_halves(truth, p=p, seed=random_state) for p in (1, 2))
+        rows.append({"time": t, "method": "split halves", "road": "", "W1": w1, "W2": w2})
     table = pd.DataFrame(rows)
     adata.uns.setdefault(SPACE, {})[key_added] = to_uns({name: table[name].tolist() for name in table})
     return table
 
 
-def held_out_predictions(
-    snapshots: Snapshots, t: float, *, random_state: int = 0, **settings: Any
-) -> dict[str, tuple[Array, Array | None]]:
-    """Predictions of a left-out snapshot from its neighbours, as weighted clouds by method.
+class Prediction(NamedTuple):
+    """A weighted cloud ``(cell, feature)``, and how it was drawn where that may vary."""
+
+    cloud: Array
+    weights: Array | None
+    road: str
+
+
+def held_out_predictions(snapshots: Snapshots, t: float, **settings: Any) -> dict[str, Prediction]:
+    """Predictions of a left-out snapshot from its neighbours, by method; ours is "light bridge".
+
+    Parameters
+    ----------
+    snapshots : Snapshots
+        Three snapshots or more.
+    t : float
+        One of the inner times.
+    **settings
+        Arguments of `LightSchrodingerBridge`.
 
     Raises
     ------
@@ -238,13 +263,22 @@ def held_out_predictions(
         raise DataError(f"leave_out: {t!r} is no inner snapshot; those are {inner.tolist()}")
     i = int(np.searchsorted(snapshots.times, t))
     before, behind = (float(snapshots.times[k]) for k in (i - 1, i + 1))
-    clouds = [snapshots.at(before), snapshots.at(behind)]
-    time = np.repeat([before, behind], [len(cloud) for cloud in clouds])
-    model = LightSchrodingerBridge(random_state=random_state, **settings).fit(np.concatenate(clouds), time)
-    predictions: dict[str, tuple[Array, Array | None]] = dict(
-        trivial_predictions(clouds[0], clouds[1], (t - before) / (behind - before))
-    )
-    return predictions | {"light bridge": (model.interpolate(t), None)}
+    neighbours = snapshots[np.isin(snapshots.time, (before, behind))]
+    model = LightSchrodingerBridge(**settings).fit(neighbours.X, neighbours.time)
+    bars = trivial_predictions(neighbours.at(before), neighbours.at(behind), (t - before) / (behind - before))
+    return {
+        **{method: Prediction(cloud, weights, "") for method, (cloud, weights) in bars.items()},
+        "light bridge": Prediction(model.interpolate(t), None, model.road(t)),
+    }
+
+
+def _thinned(snapshots: Snapshots, max_cells: int, seed: int) -> Snapshots:
+    """At most so many random cells of each snapshot."""
+    if max_cells < 2:
+        raise DataError(f"max_cells: expected at least 2, got {max_cells}")
+    rng = np.random.default_rng(seed)
+    kept = [rng.permutation(np.flatnonzero(snapshots.time == t))[:max_cells] for t in snapshots.times]
+    return snapshots[np.sort(np.concatenate(kept))]
 
 
 def _result(adata: Any, key: str) -> dict[str, Any]:

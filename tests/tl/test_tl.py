@@ -72,7 +72,7 @@ def test_validation_beats_copying_and_names_its_distances():
     assert row["W1"] == pytest.approx(wasserstein(previous, truth, 1))
     assert row["W2"] == pytest.approx(wasserstein(previous, truth, 2))
     assert (table["W2"] >= table["W1"]).all()
-    assert list(cells.uns["neurosde"]["validation"]) == ["time", "method", "W1", "W2"]
+    assert list(cells.uns["neurosde"]["validation"]) == ["time", "method", "road", "W1", "W2"]
 
 
 def test_the_left_out_cells_do_not_touch_the_prediction():
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named(fitted):
     with pytest.raises(DataError, match="time_key"):
         tl.bridge(moving_cells(), "week", **QUICK)
     with pytest.raises(DataError, match=r"leave_out: 0.0 is no inner snapshot; those are \[2.0\]"):
-        tl.validate(moving_cells(), "day", leave_out=[0.0], **QUICK)
+        tl.validate(moving_cells(), "day", leave_out=0.0, **QUICK)
     with pytest.raises(DataError, match=r"run neurosde\.tl\.validate"):
         pl.validation(fitted)
     with pytest.raises(DataError, match="components"):
