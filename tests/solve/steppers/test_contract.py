@@ -167,8 +167,10 @@ def test_inference_mode_changes_nothing(stepper):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, on compiling
 @every_stepper
 def test_compiled_steps_are_the_same(stepper):
+    torch._dynamo.reset()  # it keeps a few programs only, and gives up on the next
     sde = fitting(stepper)[0].requires_grad_(False)
     start = torch.full((3, 2), 0.7, dtype=torch.float64)
     ends = [

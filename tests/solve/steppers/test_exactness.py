@@ -233,8 +233,8 @@ def test_weights_are_smooth_where_their_series_takes_over():
     for function, density in moments.items():
         values = function(x)
         for value, point in zip(values.tolist(), x.tolist(), strict=True):
-            exact = integrate.quad(weighted, 0, 1, (density, point), epsabs=1e-14)[0]
-            assert value == pytest.approx(exact, rel=1e-10, abs=1e-13)
+            exact = integrate.quad(weighted, 0, 1, (density, point), epsabs=1e-12)[0]
+            assert value == pytest.approx(exact, rel=1e-9, abs=1e-11)
 
 
 class Area(nsde.SDE):
@@ -251,10 +251,10 @@ class Area(nsde.SDE):
         return torch.stack(rows, dim=-1).unflatten(-1, (3, 2))
 
 
-@pytest.mark.parametrize("n_steps", [1, 4])
+@pytest.mark.parametrize("n_steps", [1, 3])
 def test_the_log_ode_method_has_the_variance_of_the_area(n_steps):
     """Var A = T^2 / 4 from any number of steps; the increments' own part of one step is T^2 / 6."""
-    n = 40_000
+    n = 20_000
     noise = StepNoise((n, 2), seed=1, levy="area", dtype=torch.float64)
     start = torch.zeros(n, 3, dtype=torch.float64)
     with torch.no_grad():

@@ -100,8 +100,8 @@ def test_additive_noise_that_moves_in_time(lab, stepper):
 @pytest.mark.parametrize("stepper", ADDITIVE, ids=name)
 def test_additive_noise_of_more_channels_than_states(lab, stepper):
     """A matrix of noise: the same limit from both calculi."""
-    noise, start = lab.noise("space-time", 300, 2, 10), [0.5]
-    exact = lab.reference("wide", lab.Wavy("stratonovich", "additive"), SlowRK(), noise, 10, start)
+    noise, start = lab.noise("space-time", 300, 2, 9), [0.5]
+    exact = lab.reference("wide", lab.Wavy("stratonovich", "additive"), SlowRK(), noise, 9, start)
     error = lab.strong_errors(lab.Wavy(stepper.sde_types[0], "additive"), stepper, noise, [7], start, exact)[
         0
     ]
@@ -131,7 +131,7 @@ def test_diagonal_noise_that_mixes_states_is_general_noise(lab, stepper, calculu
 
 @pytest.mark.parametrize("noise_type", ["general", "diagonal"])
 def test_the_log_ode_method_on_noise_that_does_not_commute(lab, noise_type):
-    path = BrownianPath(0.0, 1.0, (600, 2), seed=1, levy="area", dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (400, 2), seed=1, levy="area", dtype=torch.float64)
     exponents, start = range(3, 8), [0.1, 0.2]
     exact = lab.reference("turning areas", lab.Turning("stratonovich"), SPaRK(), path, 9, start)
     sde = lab.Turning("stratonovich", noise_type)
@@ -141,7 +141,7 @@ def test_the_log_ode_method_on_noise_that_does_not_commute(lab, noise_type):
 
 
 def test_the_log_ode_method_on_noise_that_commutes(lab):
-    path = BrownianPath(0.0, 1.0, (600, 2), seed=1, levy="area", dtype=torch.float64)
+    path = BrownianPath(0.0, 1.0, (400, 2), seed=1, levy="area", dtype=torch.float64)
     sde, exponents = lab.BlackScholes("stratonovich", "general"), range(3, 8)
     exact = sde.exact(path.increment(0.0, 1.0).W)
     errors = lab.strong_errors(sde, LogODE(), path, exponents, [1.0, 1.0], exact)
@@ -164,8 +164,8 @@ def test_proportional_noise(lab, case, calculus):
 @pytest.mark.parametrize(("stepper", "other"), [(QUICSORT(), ShOULD()), (ShOULD(), QUICSORT())], ids=name)
 def test_underdamped_langevin_dynamics(lab, stepper, other):
     """The reference of either method is the other."""
-    noise, exponents, start = lab.noise("space-time-time", 1000, 1, 10), range(3, 8), [0.5, 0.0]
-    exact = lab.reference(f"well, {type(other).__name__}", lab.well(), other, noise, 10, start)
+    noise, exponents, start = lab.noise("space-time-time", 400, 1, 9), range(3, 8), [0.5, 0.0]
+    exact = lab.reference(f"well, {type(other).__name__}", lab.well(), other, noise, 9, start)
     errors = lab.strong_errors(lab.well(), stepper, noise, exponents, start, exact)
     check(lab, errors, exponents, 3.0, 1e-7)
 
