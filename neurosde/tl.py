@@ -180,8 +180,9 @@ def validate(
     """Leave snapshots out, one after the other, and predict each from its neighbours.
 
     The bridge is fitted to the snapshot before and the one behind the one that is left out, and predicts as
-    many cells as the former has. Beside it stand what anybody would predict (a copy of either neighbour, their
-    pool, exact optimal transport between them) and the distance between two halves of the snapshot itself.
+    many cells as the former has. Beside it stand what anybody would predict (a copy of either neighbour,
+    their pool, exact optimal transport between them) and the distance between two halves of the snapshot
+    itself.
 
     Parameters
     ----------

@@ -296,7 +296,7 @@ class LightSchrodingerBridge(Estimator):
             raise DataError(f"road must be 'auto', 'mixture' or 'observed', got {road!r}")
         bridge, seed = self.bridge(), self._draws(seed)
         i = bridge.interval_number("t", t)
-        if (self.roads_[i] if road == "auto" else road) == "mixture":
+        if (self.road(t) if road == "auto" else road) == "mixture":
             return bridge.marginal(t, n, seed=seed).cpu().numpy()
         cells, weights = self._snapshots(bridge.times.device)
         ends = (cells[i], cells[i + 1], weights[i], weights[i + 1])
@@ -308,6 +308,11 @@ class LightSchrodingerBridge(Estimator):
         else:
             coupling = entropic_coupling(bridge.intervals[i], *ends)
         return displace(bridge.intervals[i].reference, coupling, *ends[:2], t, n, seed=seed).cpu().numpy()
+
+    def road(self, t: float) -> str:
+        """How `interpolate` gets to a time by default: "mixture" or "observed"."""
+        check_is_fitted(self)
+        return self.roads_[int(np.searchsorted(self.times_[1:-1], t, side="right"))]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None, *, time: Any = None) -> float:
         """Minus the mean W2 between given snapshots and their predictions from the fitted snapshot before.

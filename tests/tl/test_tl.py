@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
 from neurosde import pl, tl
 from neurosde.errors import DataError
@@ -89,14 +90,42 @@ def test_the_left_out_cells_do_not_touch_the_prediction():
 
 def test_pictures_show_what_was_fitted(fitted):
     ax = pl.trajectories(fitted, n_paths=7, n_times=9)
-    assert len(ax.lines) == 7
+    paths = next(c for c in ax.collections if isinstance(c, LineCollection))
+    assert len(paths.get_segments()) == 7 * 8  # coloured by time, piece by piece
+    assert paths.get_clim() == (0.0, 10.0)
     assert ax.get_xlabel() == "pca 1"
+    ax = pl.trajectories(fitted, n_paths=7, color="day")
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"0", "2", "10", "start", "end"}
     cells = moving_cells(("0", "4", "8"))
     tl.validate(cells, "day", n_pcs=2, **QUICK)
     ax = pl.validation(cells, distance="W2")
     assert len(ax.containers) == 6
     assert "W2" in ax.get_ylabel()
     plt.close("all")
+
+
+def test_few_cells_are_named_and_thinning_is_asked_for():
+    cells = moving_cells(("0", "4", "8"), n=30)
+    settings = {**QUICK, "n_components": 40}
+    table = tl.validate(cells, "day", leave_out=4.0, **settings).set_index("method")
+    assert table.loc["light bridge", "road"] == "observed"
+    thin = tl.validate(cells, "day", max_cells=10, **settings).set_index("method")
+    assert thin.loc["copy next", "W1"] != table.loc["copy next", "W1"]
+    with pytest.raises(DataError, match="max_cells"):
+        tl.validate(cells, "day", max_cells=1, **settings)
+
+
+def test_trailing_noise_components_do_not_steer_the_coupling():
+    """Scaled to variance 1, noise counts as much as signal; the default keeps the geometry."""
+    cells = moving_cells(("0", "4", "8"), n=60)
+    noise = 1e-3 * np.random.default_rng(1).standard_normal((180, 10))
+    cells.obsm["X_pca"] = np.hstack([cells.obsm["X_pca"], noise])
+    kept, scaled = (
+        tl.validate(cells, "day", standardize=flag, **{**QUICK, "n_components": 40}).set_index("method")["W1"]
+        for flag in (False, True)
+    )
+    assert kept["light bridge"] < 1.05 * kept["exact OT"]
+    assert scaled["light bridge"] > 1.05 * kept["light bridge"]
 
 
 def test_what_is_missing_is_named(fitted):
@@ -108,6 +137,8 @@ def test_what_is_missing_is_named(fitted):
         tl.validate(moving_cells(), "day", leave_out=0.0, **QUICK)
     with pytest.raises(DataError, match=r"run neurosde\.tl\.validate"):
         pl.validation(fitted)
+    with pytest.raises(DataError, match="color"):
+        pl.trajectories(fitted, color="week")
     with pytest.raises(DataError, match="components"):
         pl.trajectories(fitted, components=(0, 5))
     bad = moving_cells()
