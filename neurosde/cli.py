@@ -111,6 +111,35 @@ def datasets(
 
 @app.command()
 @sentences
+def bridge(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Annotated matrix (.h5ad).")],
+    time_key: Annotated[str, typer.Option(help="Column of obs with the time of each cell.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores, pictures and model.")] = Path("bridge"),
+    use_rep: Annotated[str, typer.Option(help="Key of obsm to work in, or X.")] = "X_pca",
+    n_pcs: Annotated[int, typer.Option(help="Leading columns of it; 0 takes all.")] = 5,
+    leave_out: Annotated[str, typer.Option(help="Times to judge at, with commas; all inner ones.")] = "",
+    max_iter: Annotated[int, typer.Option(help="Updates of the fit.")] = 2000,
+    standardize: Annotated[bool, typer.Option(help="Bring all columns to one scale first.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Fit a bridge between snapshots and judge it on left-out ones, beside trivial predictions."""
+    import anndata
+
+    from neurosde.reports import bridge_report
+
+    adata = anndata.read_h5ad(file)
+    typer.echo(f"read {adata.n_obs} cells")
+    report = bridge_report(
+        adata, out, time_key=time_key, use_rep=use_rep, n_pcs=n_pcs or None,
+        leave_out=_numbers("--leave-out", leave_out) or None, seed=seed, max_iter=max_iter,
+        standardize=standardize, verbose=1,
+    )  # fmt: skip
+    typer.echo(report.text())
+
+
+@app.command()
+@sentences
 def forecast(
     context: typer.Context,
     file: Annotated[
@@ -155,6 +184,15 @@ def info(context: typer.Context, model: Annotated[Path, typer.Argument(help="A s
         typer.echo(f"{part}:")
         for name, value in sorted(facts[part].items()):
             typer.echo(f"  {name} = {_short(value)}")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{option} is {text!r}, expected numbers with commas between them"
+        ) from error
 
 
 def _short(value: Any) -> str:
