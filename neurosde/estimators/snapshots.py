@@ -187,6 +187,7 @@ class LightSchrodingerBridge(Estimator):
         seed, order = self._seed(), np.argsort(data.time, kind="stable")
         self.times_, self.sizes_ = np.unique(data.time, return_counts=True)
         self.cells_, self.weights_ = data.X[order], data.weights[order]
+        del data  # a copy of X: cells may fill the memory
         self.sigma_ = self._amplitude()
         self.n_components_ = int(self.n_components)
         device = self._device()
@@ -388,10 +389,12 @@ class LightSchrodingerBridge(Estimator):
 
     def _amplitude(self) -> Array:
         """Noise amplitude a feature, so that the longest interval adds `epsilon` variances."""
-        variance = self.cells_.var(0)
+        cells = torch.from_numpy(self.cells_)  # whose variance takes no copy, unlike numpy's
+        variance, constant = cells.var(0, correction=0), cells.amin(0) == cells.amax(0)
         if not self.standardize:
-            variance = np.full_like(variance, variance.mean())
-        variance[variance <= 0] = 1.0  # a constant feature
+            variance = variance.mean().expand_as(variance)
+            constant = constant.all()
+        variance = torch.where(constant, 1.0, variance).numpy()
         return np.sqrt(variance * self.epsilon / np.diff(self.times_).max())
 
     def _choose_roads(self) -> list[str]:

@@ -238,8 +238,10 @@ def test_an_outlier_gives_finite_answers(outlier):
 
 
 def test_constant_and_few_features_and_lone_cells():
-    constant = np.column_stack([X, np.full(len(X), 7.0)])
-    assert np.isfinite(quick().fit(constant, TIME).interpolate(2.0)).all()
+    constant = np.column_stack([X, np.full(len(X), 0.1)])
+    fitted = quick().fit(constant, TIME)
+    assert fitted.sigma_[2] == pytest.approx(np.sqrt(0.1 / 2.0))
+    assert np.isfinite(fitted.interpolate(2.0)).all()
     lone = quick().fit(X[:3], [0.0, 1.0, 2.0])
     assert np.isfinite(lone.interpolate(0.5)).all()
 
