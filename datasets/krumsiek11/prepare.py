@@ -35,6 +35,7 @@ def table(*, n_snapshots: int = 10) -> Any:
         warnings.simplefilter("ignore")  # repeated row names, which are replaced here
         adata = scanpy.datasets.krumsiek11()
     adata.obs_names = [f"cell{i}" for i in range(adata.n_obs)]
+    adata.uns["highlights"] = {str(row): name for row, name in adata.uns["highlights"].items()}  # for h5ad
     adata.obs["time"] = (np.arange(adata.n_obs) % RUN // (RUN // n_snapshots)).astype(float)
     centred = np.asarray(adata.X, dtype=float) - np.asarray(adata.X, dtype=float).mean(axis=0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)

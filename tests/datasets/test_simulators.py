@@ -174,13 +174,14 @@ class TestSnapshotSimulators:
             assert (gap < 5 * error + 0.02 * np.abs(mine.mean(axis=0))).all(), t
 
 
-def test_krumsiek11_is_cut_along_its_runs():
+def test_krumsiek11_is_cut_along_its_runs(tmp_path):
     pytest.importorskip("scanpy")
     cells = datasets.load("krumsiek11", n_snapshots=10)
     assert cells.times.tolist() == list(range(10))
     assert cells.X.shape == (640, 11)
     assert all(len(cells.at(t)) == 64 for t in cells.times)
     table = datasets.load("krumsiek11", into="table")
+    table.write_h5ad(tmp_path / "cells.h5ad")
     np.testing.assert_array_equal(table.obs["time"], cells.time)
     assert set(table.obs["cell_type"]) == {"progenitor", "Ery", "Mk", "Mo", "Neu"}
     gram = cells.X - cells.X.mean(axis=0)
