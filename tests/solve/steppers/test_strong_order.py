@@ -53,8 +53,8 @@ def check(lab, errors, exponents, order, limit):
 def test_scalar_noise_against_the_exact_path(lab, stepper, calculus):
     sde, noise, exponents = (
         lab.Stretched(calculus, "scalar"),
-        lab.noise("space-time", 1500, 1, 10),
-        range(3, 9),
+        lab.noise("space-time", 1000, 1, 10),
+        range(3, 8),
     )
     errors = lab.strong_errors(sde, stepper, noise, exponents, [0.0], sde.exact(noise.total))
     check(lab, errors, exponents, stepper.strong_order[1], 0.03)
@@ -62,7 +62,7 @@ def test_scalar_noise_against_the_exact_path(lab, stepper, calculus):
 
 @pytest.mark.parametrize(("stepper", "calculus"), COMMUTATIVE, ids=name)
 def test_diagonal_noise_against_the_exact_path(lab, stepper, calculus):
-    sde, noise, exponents = lab.BlackScholes(calculus), lab.noise("space-time", 1500, 2, 10), range(3, 9)
+    sde, noise, exponents = lab.BlackScholes(calculus), lab.noise("space-time", 1000, 2, 10), range(3, 8)
     errors = lab.strong_errors(sde, stepper, noise, exponents, [1.0, 1.0], sde.exact(noise.total))
     check(lab, errors, exponents, stepper.strong_order[1], 0.06)
 
@@ -71,7 +71,7 @@ def test_diagonal_noise_against_the_exact_path(lab, stepper, calculus):
 @pytest.mark.parametrize(("stepper", "calculus"), COMMUTATIVE, ids=name)
 def test_fields_that_move_in_time(lab, stepper, calculus):
     """Every stage must stand at its own time. The reference of either calculus is that of the other."""
-    noise, exponents = lab.noise("space-time", 1500, 1, 10), range(3, 9)
+    noise, exponents = lab.noise("space-time", 1000, 1, 10), range(3, 8)
     other = lab.Stretched("stratonovich" if calculus == "ito" else "ito", moving=0.6)
     best = SlowRK() if calculus == "ito" else SRK()
     exact = lab.reference(f"moving {calculus}", other, best, noise, 10, [0.3])
@@ -84,14 +84,14 @@ def test_channels_that_commute(lab, stepper):
     """Two correlated channels that share both states; Milstein's method meets them one channel at a time."""
     noise_type = "scalar" if isinstance(stepper, Milstein) else "general"
     sde, exponents = lab.BlackScholes("stratonovich", noise_type), range(3, 8)
-    noise = lab.noise("space-time", 1500, 1 if noise_type == "scalar" else 2, 10)
+    noise = lab.noise("space-time", 1000, 1 if noise_type == "scalar" else 2, 10)
     errors = lab.strong_errors(sde, stepper, noise, exponents, [1.0, 1.0], sde.exact(noise.total))
     check(lab, errors, exponents, stepper.strong_order[1], 0.06)
 
 
 @pytest.mark.parametrize("stepper", ADDITIVE, ids=name)
 def test_additive_noise_that_moves_in_time(lab, stepper):
-    noise, exponents = lab.noise("space-time", 1500, 1, 10), range(4, 9)
+    noise, exponents = lab.noise("space-time", 1000, 1, 10), range(4, 9)
     exact = lab.reference("wavy", lab.Wavy(), ShARK(), noise, 10, [0.5])
     errors = lab.strong_errors(lab.Wavy(stepper.sde_types[0]), stepper, noise, exponents, [0.5], exact)
     check(lab, errors, exponents, stepper.strong_order[2], 0.01)
@@ -110,7 +110,7 @@ def test_additive_noise_of_more_channels_than_states(lab, stepper):
 
 @pytest.mark.parametrize("stepper", GENERAL, ids=name)
 def test_noise_that_does_not_commute(lab, stepper):
-    noise, exponents, start = lab.noise("space-time", 1500, 2, 10), range(3, 8), [0.1, 0.2]
+    noise, exponents, start = lab.noise("space-time", 1000, 2, 10), range(3, 8), [0.1, 0.2]
     exact = lab.reference("turning", lab.Turning("stratonovich"), SPaRK(), noise, 10, start)
     errors = lab.strong_errors(lab.Turning(stepper.sde_types[0]), stepper, noise, exponents, start, exact)
     check(lab, errors, exponents, stepper.strong_order[0], 0.05)
@@ -123,7 +123,7 @@ def test_noise_that_does_not_commute(lab, stepper):
 )
 def test_diagonal_noise_that_mixes_states_is_general_noise(lab, stepper, calculus):
     """The order falls to 1/2, and the limit stays right."""
-    noise, exponents, start = lab.noise("space-time", 1500, 2, 10), range(3, 8), [0.1, 0.2]
+    noise, exponents, start = lab.noise("space-time", 1000, 2, 10), range(3, 8), [0.1, 0.2]
     exact = lab.reference("turning", lab.Turning("stratonovich"), SPaRK(), noise, 10, start)
     errors = lab.strong_errors(lab.Turning(calculus, "diagonal"), stepper, noise, exponents, start, exact)
     check(lab, errors, exponents, 0.5, 0.05)
@@ -151,7 +151,7 @@ def test_the_log_ode_method_on_noise_that_commutes(lab):
 @pytest.mark.parametrize("calculus", ["ito", "stratonovich"])
 @pytest.mark.parametrize("case", ["split", "split, nothing declared", "logarithm"])
 def test_proportional_noise(lab, case, calculus):
-    noise, exponents = lab.noise("space-time", 1500, 1, 10), range(3, 8)
+    noise, exponents = lab.noise("space-time", 1000, 1, 10), range(3, 8)
     if case == "logarithm":
         sde, stepper = lab.Logistic(calculus), LogEuler()
     else:
@@ -181,7 +181,7 @@ class Forgetful(ShARK):
 
 
 def test_without_the_change_of_the_noise_the_order_falls_to_one(lab):
-    noise, exponents = lab.noise("space-time", 1500, 1, 10), range(4, 9)
+    noise, exponents = lab.noise("space-time", 1000, 1, 10), range(4, 9)
     exact = lab.reference("wavy", lab.Wavy(), ShARK(), noise, 10, [0.5])
     errors = lab.strong_errors(lab.Wavy(), Forgetful(), noise, exponents, [0.5], exact)
     assert lab.slope(errors, exponents) == pytest.approx(1.0, abs=BAND)
@@ -199,7 +199,7 @@ class OneSided(Milstein):
 
 
 def test_a_one_sided_difference_leaves_order_one_half_in_stratonovichs_calculus(lab):
-    sde, noise, exponents = lab.Stretched("stratonovich"), lab.noise("space-time", 1500, 1, 10), range(3, 9)
+    sde, noise, exponents = lab.Stretched("stratonovich"), lab.noise("space-time", 1000, 1, 10), range(3, 8)
     errors = lab.strong_errors(sde, OneSided(), noise, exponents, [0.0], sde.exact(noise.total))
     assert lab.slope(errors, exponents) < 0.8
 
@@ -208,7 +208,7 @@ def test_a_one_sided_difference_leaves_order_one_half_in_stratonovichs_calculus(
 def test_the_wrong_calculus_has_another_limit(lab, stepper):
     """Every stepper's twin: the same fields under the name of the other calculus."""
     calculus = stepper.sde_types[0]
-    sde, noise = lab.BlackScholes(calculus), lab.noise("space-time", 1500, 2, 10)
+    sde, noise = lab.BlackScholes(calculus), lab.noise("space-time", 1000, 2, 10)
     other = lab.BlackScholes("stratonovich" if calculus == "ito" else "ito")
     errors = lab.strong_errors(sde, stepper, noise, [6, 8], [1.0, 1.0], other.exact(noise.total))
     assert min(errors) > 0.2
