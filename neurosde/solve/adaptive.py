@@ -6,7 +6,7 @@ import torch
 
 from neurosde.noise import BrownianIncrement, BrownianPath
 from neurosde.noise.stack import DyadicStack, Pending, Proposal
-from neurosde.sde import SDE
+from neurosde.sde import SDE, is_additive
 from neurosde.solve import engine
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
@@ -278,7 +278,7 @@ def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]
 def order_of(stepper: AbstractStepper, sde: SDE) -> float:
     """Strong order of a stepper for the noise of an SDE; diagonal and scalar noise count as commutative."""
     general, commutative, additive = stepper.strong_order
-    if sde.additive:
+    if is_additive(sde):
         return additive
     order = general if sde.noise_type == "general" else commutative
     return order if order is not None else additive
