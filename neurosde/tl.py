@@ -80,26 +80,13 @@ def bridge(
     snapshots = snapshots_from_anndata(adata, time_key, use_rep, n_pcs, weight_key)
     model = LightSchrodingerBridge(standardize=standardize, random_state=random_state, **settings)
     model.fit(snapshots.X, snapshots.time, sample_weight=snapshots.weights)
-    adata.uns.setdefault(SPACE, {})[key_added] = to_uns(
-        {
-            "settings": {
-                "time_key": time_key,
-                "use_rep": use_rep,
-                "n_pcs": snapshots.X.shape[1],
-                "weight_key": weight_key or "",
-                **{
-                    name: value
-                    for name, value in model.get_params().items()
-                    if isinstance(value, int | float | str)
-                },
-            },
-            "times": model.times_,
-            "sigma": model.sigma_,
-            "roads": model.roads_,
-            "history": model.history_,
-            "model": _to_bytes(model),
-        }
-    )
+    asked = {
+        "time_key": time_key,
+        "use_rep": use_rep,
+        "n_pcs": snapshots.shape[1],
+        "weight_key": weight_key or "",
+    }
+    adata.uns.setdefault(SPACE, {})[key_added] = _plain(model, asked)
     return adata if copy else None
 
 
@@ -290,6 +277,15 @@ def _result(adata: Any, key: str) -> dict[str, Any]:
             f"key: adata.uns['neurosde'] has no bridge {key!r} (results: {had}); run neurosde.tl.bridge"
         )
     return results[key]
+
+
+def _plain(model: LightSchrodingerBridge, asked: dict[str, Any]) -> dict[str, Any]:
+    """A fit as AnnData can write it; its model as the bytes of its file."""
+    chosen = {
+        name: value for name, value in model.get_params().items() if isinstance(value, int | float | str)
+    }
+    fit = {"times": model.times_, "sigma": model.sigma_, "roads": model.roads_, "history": model.history_}
+    return to_uns({"settings": asked | chosen, **fit, "model": _to_bytes(model)})
 
 
 def _to_bytes(model: LightSchrodingerBridge) -> Array:
