@@ -32,6 +32,8 @@ def entire(x: Tensor, quotient: Callable[[Tensor], Tensor], coefficient: Callabl
         Coefficient of ``x^n`` in its series.
     """
     near = x.abs() < _REACH
-    powers = torch.where(near, x, 0.0).unsqueeze(-1) ** torch.arange(_TERMS, dtype=x.dtype, device=x.device)
-    weights = torch.tensor([coefficient(n) for n in range(_TERMS)], dtype=x.dtype, device=x.device)
-    return torch.where(near, powers @ weights, quotient(torch.where(near, 1.0, x)))
+    small = torch.where(near, x, 0.0)
+    series = torch.full_like(small, coefficient(_TERMS - 1))
+    for n in reversed(range(_TERMS - 1)):  # Horner: general powers would take a third of a training run
+        series = series * small + coefficient(n)
+    return torch.where(near, series, quotient(torch.where(near, 1.0, x)))
