@@ -34,8 +34,8 @@ def steppers():
         ]
         for stepper in STEPPERS
     ]
-    header = ["stepper", "calculus", "noise", "strong order: general / commutative / additive", "weak order"]
-    return table([*header, "drift + diffusion evaluations a step", "Lévy areas used"], rows)
+    header = ["stepper", "calculus", "noise", "strong order*", "weak order", "evaluations**", "areas"]
+    return table(header, rows)
 
 
 def datasets():
