@@ -2,7 +2,7 @@
 
 from neurosde.bridge.bridge import Bridge, BridgeSDE, LightBridge, LightInterval, systematic
 from neurosde.bridge.coupling import displace, entropic_coupling, exact_coupling
-from neurosde.bridge.gaussian import GaussianBridge, Moments
+from neurosde.bridge.gaussian import GaussianBridge
 from neurosde.bridge.light import LightMixture, LightPotential, Plan, Quadratics
 from neurosde.bridge.objective import LightObjective
 from neurosde.bridge.reference import BrownianReference, LinearReference, Reference
@@ -18,7 +18,6 @@ __all__ = [
     "LightObjective",
     "LightPotential",
     "LinearReference",
-    "Moments",
     "Plan",
     "Quadratics",
     "Reference",

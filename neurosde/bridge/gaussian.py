@@ -6,14 +6,9 @@ from neurosde.bridge.bridge import Bridge, LightInterval
 from neurosde.bridge.light import LightMixture
 from neurosde.bridge.reference import Reference, apply
 from neurosde.errors import DataError, ShapeError
-from neurosde.typing import Any, NamedTuple, Tensor
-
-
-class Moments(NamedTuple):
-    """Mean ``(state,)`` and covariance ``(state, state)``."""
-
-    mean: Tensor
-    covariance: Tensor
+from neurosde.linear import Gaussian
+from neurosde.linear.checks import check_covariance
+from neurosde.typing import Any, Tensor
 
 
 class GaussianBridge(Bridge):
@@ -21,8 +16,8 @@ class GaussianBridge(Bridge):
 
     In the reference's coordinates it is the light bridge of one component. Its covariance solves
     ``S_Y = S + S S_Z S``, so ``S = 2 S_Y^(1/2) (I + (I + 4 S_Y^(1/2) S_Z S_Y^(1/2))^(1/2))^-1 S_Y^(1/2)``,
-    which is free of cancellation and takes a singular ``S0``. Equivalent to Bunne, Hsieh, Cuturi & Krause
-    (2023), Theorem 3, and for a linear reference to their extension.
+    which is free of cancellation and takes a singular ``S0``. For a Brownian reference it is the bridge of
+    Bunne, Hsieh, Cuturi & Krause (AISTATS 2023).
 
     Parameters
     ----------
@@ -51,14 +46,14 @@ class GaussianBridge(Bridge):
     def __init__(self, start: tuple[Any, Any], end: tuple[Any, Any], reference: Reference):
         self.reference, d = reference, len(reference.centre)
         self.start, self.end = (
-            _moments(name, value, reference.centre) for name, value in (("start", start), ("end", end))
+            _law(name, value, reference.centre) for name, value in (("start", start), ("end", end))
         )
         eye = torch.eye(d).to(reference.centre)
         forward, white = (apply(f.matrix, eye).T for f in (reference.predict_from_start, reference.whiten))
         self.forward = forward
         S_z = forward @ self.start.covariance @ forward.T
-        root = square_root(white @ self.end.covariance @ white.T)
-        self.S = 2 * root @ torch.linalg.solve(eye + square_root(eye + 4 * root @ S_z @ root), root)
+        root = _root(white @ self.end.covariance @ white.T)
+        self.S = 2 * root @ torch.linalg.solve(eye + _root(eye + 4 * root @ S_z @ root), root)
         scale, basis = torch.linalg.eigh(0.5 * (self.S + self.S.T))
         if not bool((scale > 0).all()):
             raise DataError(
@@ -79,8 +74,8 @@ class GaussianBridge(Bridge):
         colour = self.reference.colour(eye) - self.reference.colour(torch.zeros_like(eye[:1]))
         return self.start.covariance @ self.forward.T @ self.S @ colour
 
-    def moments(self, t: float) -> Moments:
-        """Mean and covariance at ``t``."""
+    def law(self, t: float) -> Gaussian:
+        """Normal law at ``t``."""
         t = self._time("t", t)
         pinned = self.reference.pinned(self.reference.start, t)
         eye = torch.eye(self.state_size).to(self.times)
@@ -88,25 +83,20 @@ class GaussianBridge(Bridge):
         cross = G @ self.cross_covariance() @ H.T
         mean = pinned.mean(self.start.mean[None], self.end.mean[None])[0]
         covariance = G @ self.start.covariance @ G.T + H @ self.end.covariance @ H.T + noise @ noise.T
-        return Moments(mean, covariance + cross + cross.T)
+        return Gaussian(mean, covariance + cross + cross.T)
 
     def marginal(self, t: float, n: int | None = None, *, seed: int = 0) -> Tensor:
-        """Draws from the Gaussian law at ``t``, ``(n, state)``; 1000 by default."""
-        mean, covariance = self.moments(t)
-        generator = torch.Generator().manual_seed(seed)
-        normal = torch.randn(
-            1000 if n is None else n, self.state_size, generator=generator, dtype=torch.float64
-        )
-        return mean + normal.to(mean) @ square_root(covariance)
+        """Draws from the law at ``t``, ``(n, state)``; 1000 by default."""
+        return self.law(t).sample(1000 if n is None else n, seed=seed)
 
 
-def square_root(matrix: Tensor) -> Tensor:
+def _root(matrix: Tensor) -> Tensor:
     """Symmetric root of a positive semi-definite matrix; rounding below zero is cut off."""
     values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.T))
     return (axes * values.clamp(min=0).sqrt()) @ axes.T
 
 
-def _moments(name: str, value: tuple[Any, Any], like: Tensor) -> Moments:
+def _law(name: str, value: tuple[Any, Any], like: Tensor) -> Gaussian:
     mean, covariance = (torch.as_tensor(part).to(like) for part in value)
     d = len(like)
     if mean.shape != (d,) or covariance.shape != (d, d):
@@ -114,11 +104,6 @@ def _moments(name: str, value: tuple[Any, Any], like: Tensor) -> Moments:
             f"{name}: expected a mean ({d},) and a covariance ({d}, {d}), got {tuple(mean.shape)} and "
             f"{tuple(covariance.shape)}"
         )
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
-        raise DataError(f"{name}: expected finite moments")
-    scale = covariance.abs().max()
-    if not torch.allclose(covariance, covariance.T, rtol=0.0, atol=float(1e-10 * scale)):
-        raise DataError(f"{name}: expected a symmetric covariance")
-    if float(torch.linalg.eigvalsh(covariance)[0]) < -1e-10 * float(scale):
-        raise DataError(f"{name}: expected a covariance without negative eigenvalues")
-    return Moments(mean, covariance)
+    if not bool(torch.isfinite(mean).all()):
+        raise DataError(f"{name}: expected a finite mean, got {mean.tolist()}")
+    return Gaussian(mean, check_covariance(f"{name} covariance", covariance))

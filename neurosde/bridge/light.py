@@ -175,9 +175,7 @@ class LightMixture:
         Parameters
         ----------
         remaining
-            ``u``: a scalar, or one value a cell ``(cell,)`` (the result then has a leading cell axis and
-            takes
-            ``z`` as ``(cell, 1, state)``); or a matrix ``Q (state, state)`` between 0 and I.
+            ``u ()``; or a matrix ``Q (state, state)`` between 0 and I.
         """
         if remaining.dim() == 2:
             B, inverse = self._dense(remaining)
@@ -187,10 +185,8 @@ class LightMixture:
             constant = self.logits - 0.5 * torch.linalg.slogdet(B)[1]
             constant = constant - 0.5 * (r * (linear @ (eye - remaining).T)).sum(-1)
             return Quadratics(constant, linear, 0.5 * (bend + bend.mT))
-        u = remaining[..., None, None]
-        b = u + (1 - u) * self.scale
-        r = self._rotated_location()
-        constant = self.logits - 0.5 * b.log().sum(-1) - 0.5 * (1 - u[..., 0]) * (r * r / b).sum(-1)
+        b, r = remaining + (1 - remaining) * self.scale, self._rotated_location()
+        constant = self.logits - 0.5 * b.log().sum(-1) - 0.5 * (1 - remaining) * (r * r / b).sum(-1)
         return Quadratics(constant, self._rotated_back(r / b), self._matrix((1 - self.scale) / b))
 
     def plan(self, remaining: Tensor) -> Plan:
@@ -199,7 +195,7 @@ class LightMixture:
         Parameters
         ----------
         remaining
-            ``u`` as a scalar, or ``Q (state, state)``, as in :meth:`potential`.
+            ``u ()`` or ``Q (state, state)``, as in :meth:`potential`.
         """
         if remaining.dim() == 2:
             _, inverse = self._dense(remaining)
