@@ -123,7 +123,7 @@ class Snapshots:
         return f"Snapshots({len(self)} cells, {self.shape[1]} features, {len(self.times)} times: {counts})"
 
 
-def time_labels(values: Any) -> Array:
+def time_labels(values: Any, *, argument: str = "time") -> Array:
     """Time labels as float64: numbers, or strings every one of which reads as a number.
 
     Raises
@@ -133,7 +133,7 @@ def time_labels(values: Any) -> Array:
     """
     array = np.asarray(values)
     if array.dtype.kind not in "OU":
-        return columns.finite(values, argument="time")
+        return columns.finite(values, argument=argument)
     labels, index = np.unique(array.astype(str), return_inverse=True)
     known = [_number(label) for label in labels.tolist()]
     time = np.array(known, dtype=np.float64)[index].reshape(array.shape)
@@ -141,7 +141,7 @@ def time_labels(values: Any) -> Array:
     if bad.any():
         at = columns.first(bad)
         raise DataError(
-            f"time[{at}] = {columns.told(array[at])} does not read as a number; give the days themselves: as"
+            f"{argument}[{at}] = {columns.told(array[at])} does not read as a number; give the days themselves: as"
             " text 'd10' comes before 'd2'"
         )
     return time

@@ -90,7 +90,7 @@ def _labels(column: Any, key: str) -> Array:
             )
         return values[codes]
     if np.asarray(column).dtype.kind in "OU":
-        return time_labels(np.asarray(column.astype(object)))
+        return time_labels(np.asarray(column.astype(object)), argument=f"adata.obs[{key!r}]")
     return columns.finite(column, argument=f"adata.obs[{key!r}]")
 
 

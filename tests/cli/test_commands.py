@@ -85,6 +85,76 @@ class TestForecast:
             assert a == pytest.approx(b, rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
+    datasets.load("krumsiek11", into="table").write_h5ad(path)
+    return path
+
+
+class TestBridge:
+    def test_prints_and_writes_the_bridge_beside_what_anybody_would_predict(self, cells, tmp_path):
+        options = ("--time-key", "time", "--leave-out", "4,6", "--max-iter", 20, "--out", tmp_path)
+        text = run("bridge", cells, *options)
+        assert "time = 4, 6" in text
+        head, *body = rows(tmp_path / "scores.csv")
+        assert head == ["method", "W1", "W2"]
+        names = [row[0] for row in body]
+        assert names == ["copy previous", "copy next", "pool", "exact OT", "light bridge", "split halves"]
+        assert all(name in text for name in names)
+        assert all(0 < float(row[1]) <= float(row[2]) for row in body)
+        assert len(rows(tmp_path / "validation.csv")) == 1 + 2 * len(names)
+        assert is_a_picture(tmp_path / "trajectories.png")
+        assert is_a_picture(tmp_path / "validation.png")
+        assert "LightSchrodingerBridge" in run("info", tmp_path / "bridge.safetensors")
+
+    @pytest.mark.parametrize(
+        ("option", "words"),
+        [
+            (("--time-key", "day"), ["day", "time"]),
+            (("--time-key", "cell_type"), ["cell_type", "progenitor"]),
+            (("--time-key", "time", "--use-rep", "X_umap"), ["X_umap", "X_pca"]),
+            (("--time-key", "time", "--leave-out", "9"), ["9", "inner"]),
+            (("--time-key", "time", "--leave-out", "soon"), ["soon", "numbers"]),
+            (("--time-key", "time", "--max-iter", -1), ["max_iter"]),
+        ],
+    )
+    def test_mistakes_name_what_is_wrong_and_what_there_is(self, cells, tmp_path, option, words):
+        text = run("bridge", cells, *option, "--out", tmp_path / "out", code=2)
+        assert all(word in text for word in words), text
+        assert "Traceback" not in text
+        assert not (tmp_path / "out").exists()
+
+
+class TestDemo:
+    def test_scores_pictures_and_models(self, tmp_path, capsys):
+        from neurosde.demo import run as demo
+
+        bridge, forecast = demo(tmp_path, fast=True)
+        printed = capsys.readouterr().out
+        assert bridge.text() in printed
+        assert forecast.text() in printed
+        assert [name for name, _ in bridge.rows][4] == "light bridge"
+        assert [name for name, _ in forecast.rows][-1] == "NeuralSDEForecaster"
+        pictures = [path for path in (*bridge.files, *forecast.files) if path.suffix == ".png"]
+        assert len(pictures) == 3
+        assert all(is_a_picture(path) for path in pictures)
+        models = [path for path in (*bridge.files, *forecast.files) if path.suffix == ".safetensors"]
+        assert all("written by neurosde" in run("info", path) for path in models)
+
+    @pytest.mark.slow
+    def test_beats_its_trivial_baselines(self, tmp_path):
+        from neurosde.demo import run as demo
+
+        bridge, forecast = (dict(report.rows) for report in demo(tmp_path))
+        for name in ("copy previous", "copy next", "pool"):
+            assert bridge["light bridge"][0] < bridge[name][0]
+        assert bridge["light bridge"][0] < 1.05 * bridge["exact OT"][0]
+        ours = forecast.pop("NeuralSDEForecaster")
+        assert all(ours[k] < scores[k] for scores in forecast.values() for k in range(4))
+        assert 0.88 < ours[4] < 0.92
+
+
 class TestDatasets:
     def test_lists_every_dataset(self):
         text = run("datasets")
