@@ -64,7 +64,7 @@ def test_case_23_labels_that_have_an_order(labels, times):
     [["d2", "d10", "d2"], pd.Categorical(["d2", "d10", "d2"]), np.array(["d2", "d10", "d2"], dtype=object)],
 )
 def test_case_23_labels_that_have_none(labels):
-    with pytest.raises(DataError, match=r"time\[0\] = 'd2' does not read as a number"):
+    with pytest.raises(DataError, match=r"\['day'\]\[0\] = 'd2' does not read as a number"):
         snapshots_from_anndata(cells(day=labels), "day")
 
 
@@ -73,7 +73,7 @@ def test_missing_labels():
         snapshots_from_anndata(cells(day=[1.0, np.nan, 2.0]), "day")
     with pytest.raises(DataError, match=r"\[1\] is missing"):
         snapshots_from_anndata(cells(day=pd.Categorical(["a", None, "b"], ordered=True)), "day")
-    with pytest.raises(DataError, match=r"time\[1\]"):
+    with pytest.raises(DataError, match=r"\['day'\]\[1\]"):
         snapshots_from_anndata(cells(day=pd.Categorical(["1", None, "2"])), "day")
 
 
