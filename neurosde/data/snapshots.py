@@ -141,8 +141,8 @@ def time_labels(values: Any, *, argument: str = "time") -> Array:
     if bad.any():
         at = columns.first(bad)
         raise DataError(
-            f"{argument}[{at}] = {columns.told(array[at])} does not read as a number; give the days themselves:"
-            " as text 'd10' comes before 'd2'"
+            f"{argument}[{at}] = {columns.told(array[at])} does not read as a number; give the days"
+            " themselves: as text 'd10' comes before 'd2'"
         )
     return time
 
