@@ -1,8 +1,10 @@
 """The floors of the house: imports go down, one backend, no hidden randomness, no swollen files."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,17 @@ def test_import_contracts_hold():
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_lists_of_the_contracts_leave_no_module_out():
+    layers, tables, transport = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    floors = [re.split(r" [:|] ", layer) for layer in layers["layers"]]
+    modules = {f"neurosde.{name}" for floor in floors for name in floor}
+    low = {name for name in modules if name.removeprefix("neurosde.") not in HIGH_FLOORS}
+    assert set(tables["source_modules"]) == low
+    assert set(transport["source_modules"]) == modules - {"neurosde.scores", "neurosde.bridge"}
 
 
 def test_nobody_imports_the_package_from_its_own_front_door(source):
