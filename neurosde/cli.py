@@ -179,11 +179,13 @@ def info(context: typer.Context, model: Annotated[Path, typer.Argument(help="A s
     from neurosde.estimators import read_model_info
 
     facts = read_model_info(model)
-    typer.echo(f"{facts['class']}, written by neurosde {facts['version']}, {facts['bytes']:,} bytes")
-    for part in ("params", "attributes"):
-        typer.echo(f"{part}:")
+    size = f"{facts['n_weights']:,} weights, {facts['bytes']:,} bytes"
+    typer.echo(f"{facts['class']}, written by neurosde {facts['version']}, {size}")
+    for title, part in (("parameters", "params"), ("fitted", "attributes")):
+        typer.echo(f"{title}:")
         for name, value in sorted(facts[part].items()):
-            typer.echo(f"  {name} = {_short(value)}")
+            shape = facts["shapes"].get(f"{part}/{name}")
+            typer.echo(f"  {name} = {f'array {shape}' if shape is not None else _short(value)}")
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -197,7 +199,7 @@ def _numbers(option: str, text: str) -> list[float]:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _sentence(error: Exception) -> str:
