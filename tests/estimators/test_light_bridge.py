@@ -183,7 +183,7 @@ X, TIME = population(n=20)
         ((X, np.array(["d10", "d2"] * 30)), {}, DataError, "'d10'"),
         ((X, np.r_[np.nan, TIME[1:]]), {}, DataError, "time"),
         ((X, TIME[:-1]), {}, ShapeError, "time has shape"),
-        ((np.where(X == X[3, 0], np.nan, X), TIME), {}, ValueError, "NaN"),
+        ((np.where(X[3, 0] == X, np.nan, X), TIME), {}, ValueError, "NaN"),
         ((X[:0], TIME[:0]), {}, ValueError, "0 sample"),
         ((X[:, 0], TIME), {}, ValueError, "2D array"),
         ((X[None], TIME), {}, ValueError, "dim 3"),
