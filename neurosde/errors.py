@@ -1,4 +1,4 @@
-"""Errors of the package: each says which argument, the first offending index, what was expected and what came."""
+"""Errors of the package: each says which argument, where, what was expected and what came."""
 
 
 class NeuroSDEError(Exception):
@@ -6,7 +6,7 @@ class NeuroSDEError(Exception):
 
 
 class DataError(NeuroSDEError, ValueError):
-    """Data or an argument that cannot be used: the message names the argument and the first offending index."""
+    """Data or an argument that cannot be used: the message names it and the first offending index."""
 
 
 class ShapeError(NeuroSDEError, ValueError):

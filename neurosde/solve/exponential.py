@@ -91,10 +91,10 @@ class ExponentialHeun(AbstractStepper):
 class ExponentialShARK(AbstractStepper):
     """:class:`ShARK` with the linear part ``-a y`` that the SDE declares by ``decay`` integrated exactly.
 
-    With ``N = f + a y`` and ``c = 5/6``: ``z1 = y + phi1(ah) g H``, ``z2 = e^{-cah} y + phi1(cah) (c h N(z1) +
-    g (c W + H))``, ``y+ = e^{-ah} y + h (phi1 - phi2/c) N(z1) + h phi2/c N(z2) + g I + (g(t + h) - g) (phi2 W
-    - phi1 H)``, ``phi1, phi2`` at ah, I as in :class:`ExponentialEuler`. The weights are those of Cox &
-    Matthews (2002) on the stages of Foster, dos Reis & Strange 2023 (arXiv 2210.17543, equation 6.1), and
+    With ``N = f + a y`` and ``c = 5/6``: ``z1 = y + phi1(ah) g H``, ``z2 = e^{-cah} y + phi1(cah) (c h N(z1)
+    + g (c W + H))``, ``y+ = e^{-ah} y + h (phi1 - phi2/c) N(z1) + h phi2/c N(z2) + g I + (g(t + h) - g)
+    (phi2 W - phi1 H)``, ``phi1, phi2`` at ah, I as in :class:`ExponentialEuler`. The weights are those of
+    Cox & Matthews (2002) on the stages of Foster, dos Reis & Strange 2023 (arXiv 2210.17543, eq. 6.1), and
     tend to ShARK's as ``ah -> 0``. Strong order 3/2 and weak order 2 for additive noise in either calculus;
     exact in law whenever the rest and g are constant. The error estimate is that of the drift.
 
