@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def scores(
 
 
 @functools.cache
-def fixed_bars(data: Snapshots, t: float, p: int) -> dict[str, float]:
+def fixed_bars(data: Snapshots, t: float, p: Literal[1, 2]) -> dict[str, float]:
     """Distances that depend on no seed."""
     return {
         method: wasserstein(cloud, data.at(t), p, x_weights=weights)
@@ -124,4 +124,4 @@ def inner_error(
     """W1 at the second of two left-out times, between random cells of each side."""
     rng, s = np.random.default_rng(seed), out[1]
     predicted, truth = fit(data, tuple(sorted(out)), seed, device, epsilon).interpolate(s), data.at(s)
-    return wasserstein(*(rng.permutation(cloud)[:n_cells] for cloud in (predicted, truth)), 1)
+    return wasserstein(rng.permutation(predicted)[:n_cells], rng.permutation(truth)[:n_cells], 1)
