@@ -85,7 +85,7 @@ def drift_correction(sde: SDE, t: Tensor, y: Tensor) -> Tensor:
     ...         return 0.0 * y
     ...     def g(self, t, y):
     ...         return 0.4 * y
-    >>> drift_correction(as_sde(Geometric()), torch.tensor(0.0), torch.ones(1, 1))
+    >>> drift_correction(as_sde(Geometric()), torch.tensor(0.0), torch.ones(1, 1)).detach()
     tensor([[0.0800]])
     """
     if is_additive(sde):

@@ -24,8 +24,9 @@ class Report:
 
     Examples
     --------
-    >>> print(Report("Forecasts", "lower is better", ["MSE"], [("last value", [2.0]), ("ours", [1.0])],
-    []).text()) Forecasts
+    >>> rows = [("last value", [2.0]), ("ours", [1.0])]
+    >>> print(Report("Forecasts", "lower is better", ["MSE"], rows, []).text())
+    Forecasts
                   MSE
       last value  2.000
       ours        1.000
