@@ -1,7 +1,5 @@
-"""Sources of Brownian noise: a path that is a pure function of its seed, and increments keyed by step."""
+"""A Brownian path that is a pure function of its seed."""
 
-import abc
-import copy
 import itertools
 import math
 
@@ -19,116 +17,15 @@ from neurosde.noise.records import (
     each,
     interpolate,
     join,
-    levy_area,
     split,
 )
+from neurosde.noise.steps import AbstractNoise, as_levy, as_series, as_shape, steps_first, with_area
 from neurosde.typing import Any, Tensor
 
-_ROOT, _LEAF, _AREA = 101, 102, 103  # reserved levels of the key
+_ROOT, _LEAF = 101, 102  # reserved levels of the key
 _BLOCK = 32768
 DEFAULT_LEVELS = 16
 _MAX_LEVELS = 40
-
-
-class AbstractNoise(abc.ABC):
-    """What a solve asks of its noise: increments over consecutive steps, of a known shape and richness.
-
-    Attributes
-    ----------
-    shape
-        ``(series, noise)``.
-    levy
-        Which integrals the increments carry: "none" (W), "space-time" (W, H), "space-time-time" (W, H, K),
-        "area" (W, H and approximate Levy areas A).
-    """
-
-    shape: tuple[int, int]
-    levy: Levy
-    is_compiled: bool = False
-
-    def compiled(self) -> "AbstractNoise":
-        """The same noise, its normals made by compiled code; equal but for the last bits."""
-        twin = copy.copy(self)
-        twin.is_compiled = True
-        return twin
-
-    @abc.abstractmethod
-    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
-        """Increments over the steps between consecutive times.
-
-        Parameters
-        ----------
-        times
-            float64, non-decreasing along the last axis, ``(step + 1,)`` or ``(series, step + 1)``.
-        first
-            Number of the first of these steps within the solve.
-
-        Returns
-        -------
-        BrownianIncrement
-            With a leading step axis: ``W`` is ``(step, series, noise)``, ``dt`` is ``(step,)`` or
-            ``(step, series, 1)``. Steps of length zero have increments of zero.
-        """
-
-
-class StepNoise(AbstractNoise):
-    """Independent increments keyed by (seed, series, step): one draw a step, the quickest noise there is.
-
-    The path of a series does not depend on the batch around it, but another step size is another path; use
-    :class:`BrownianPath` where solves at several step sizes must meet the same path.
-
-    Parameters
-    ----------
-    shape
-        ``(series, noise)``.
-    seed
-        Integer, or None for a fresh one.
-    levy
-        Richness of the increments.
-    series
-        int64 keys of the series, ``(series,)``; by default the row number.
-    dtype, device
-        Of the increments.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from neurosde.noise import StepNoise
-    >>> times = torch.linspace(0, 1, 11, dtype=torch.float64)
-    >>> whole = StepNoise((5, 2), seed=0).increments(times).W
-    >>> one = StepNoise((1, 2), seed=0, series=torch.tensor([3])).increments(times).W
-    >>> torch.equal(whole[:, 3:4], one)
-    True
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        *,
-        seed: int | None = None,
-        levy: Levy = "none",
-        series: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ):
-        self.shape, self.levy, self.seed = _as_shape(shape), _as_levy(levy), as_seed(seed)
-        self.dtype = dtype or torch.get_default_dtype()
-        self.series = _as_series(series, self.shape[0], device)
-
-    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
-        """Increments over consecutive steps; see :class:`AbstractNoise`."""
-        dt = _steps_first(torch.diff(times).to(self.dtype))
-        step = torch.arange(first, first + dt.shape[0], device=self.series.device)
-        key = chain(chain(self.seed, self.series), step.unsqueeze(-1))
-        n_parts = RICHNESS[self.levy]
-        z = normals(torch.as_tensor(key), n_parts * self.shape[1], self.dtype, compiled=self.is_compiled)
-        scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
-        if n_parts == 1:
-            return BrownianIncrement(dt, z * scale)
-        z = z.unflatten(-1, (self.shape[1], n_parts))
-        K = z[..., 2] * (scale / 720**0.5) if n_parts == 3 else None
-        increment = BrownianIncrement(dt, z[..., 0] * scale, z[..., 1] * (scale / 12**0.5), K)
-        return _with_area(increment, torch.as_tensor(key)) if self.levy == "area" else increment
 
 
 class BrownianPath(AbstractNoise):
@@ -188,9 +85,9 @@ class BrownianPath(AbstractNoise):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        self.shape, self.levy, self.seed = _as_shape(shape), _as_levy(levy), as_seed(seed)
+        self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
         self.dtype = dtype or torch.get_default_dtype()
-        self.series = _as_series(series, self.shape[0], device)
+        self.series = as_series(series, self.shape[0], device)
         self.t0, self.t1 = (self._end(name, value) for name, value in (("t0", t0), ("t1", t1)))
         self._span = self.t1 - self.t0
         if not bool(torch.all(self._span > 0)):
@@ -240,7 +137,7 @@ class BrownianPath(AbstractNoise):
         local = self._nodes(u.cpu().numpy()) if u.dim() == 1 else None
         local = self._between(u) if local is None else local
         u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
-        dt = _steps_first(torch.diff(times))
+        dt = steps_first(torch.diff(times))
         root = torch.sqrt(self._span).unsqueeze(-1) if self._span.dim() else torch.sqrt(self._span)
         h = u[1:] - u[:-1]
         safe = torch.where(h > 0, h, torch.ones_like(h))
@@ -251,7 +148,7 @@ class BrownianPath(AbstractNoise):
         if self.levy != "area":
             return increment
         start, end = (part.contiguous().view(torch.int64).squeeze(-1) for part in (u[:-1], u[1:]))
-        return _with_area(increment, torch.as_tensor(chain(chain(self.seed, self.series), start, end)))
+        return with_area(increment, torch.as_tensor(chain(chain(self.seed, self.series), start, end)))
 
     def _fractions(self, times: Tensor) -> Tensor:
         """Times as fractions of the span, checked: inside, increasing, and no two in one leaf."""
@@ -413,15 +310,6 @@ class BrownianPath(AbstractNoise):
         return join(before, index.to(torch.float64).unsqueeze(-1) * h, part, p * h)
 
 
-def _with_area(increment: BrownianIncrement, key: Tensor) -> BrownianIncrement:
-    """Add Levy areas whose independent part is keyed by the step, ``(step, series)``."""
-    dt, W, H = increment[:3]
-    assert H is not None
-    n_pairs = W.shape[-1] * (W.shape[-1] - 1) // 2
-    z = normals(torch.as_tensor(chain(key, _AREA)), max(1, n_pairs), W.dtype)[..., :n_pairs]
-    return increment._replace(A=levy_area(W, H, dt if dt.dim() == 3 else dt[:, None, None], z))
-
-
 def _rescale(record: Scaled, c: float) -> Scaled:
     """Record of the interval c times as long, by Brownian scaling."""
     H = None if record.H is None else record.H * c**1.5
@@ -443,35 +331,6 @@ def _assign(out: Scaled, rows: Any, record: Scaled, places: Any) -> None:
         for target, part in zip(out, record, strict=True):
             if target is not None and part is not None:
                 target[torch.as_tensor(rows)] = part if places is None else part[torch.as_tensor(places)]
-
-
-def _steps_first(dt: Tensor) -> Tensor:
-    """Bring the step axis to the front: (step,) stays, (series, step) becomes (step, series, 1)."""
-    return dt if dt.dim() == 1 else dt.transpose(0, 1).unsqueeze(-1)
-
-
-def _as_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    if len(shape) != 2 or any(int(n) != n or n < 1 for n in shape):
-        raise ShapeError(f"shape: expected (series, noise), two positive integers, got {tuple(shape)}.")
-    return int(shape[0]), int(shape[1])
-
-
-def _as_levy(levy: Levy) -> Levy:
-    if levy not in RICHNESS:
-        raise DataError(f"levy: expected one of {', '.join(map(repr, RICHNESS))}, got {levy!r}.")
-    return levy
-
-
-def _as_series(series: Any, n_series: int, device: torch.device | str | None) -> Tensor:
-    if series is None:
-        return torch.arange(n_series, device=device)
-    keys = torch.as_tensor(series, device=device)
-    if keys.shape != (n_series,) or keys.dtype.is_floating_point:
-        raise ShapeError(
-            f"series: expected {n_series} integer keys, got shape {tuple(keys.shape)} of {keys.dtype}; "
-            "neurosde.noise.series_keys makes keys of any ids."
-        )
-    return keys.to(torch.int64)
 
 
 def _levels(span: float, tol: float | None) -> int:

@@ -7,7 +7,15 @@ from typing import cast
 import torch
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.noise import AbstractNoise, BrownianIncrement, BrownianPath, Levy, StepNoise, as_seed
+from neurosde.noise import (
+    AbstractNoise,
+    BrownianIncrement,
+    BrownianPath,
+    FreshNoise,
+    Levy,
+    StepNoise,
+    as_seed,
+)
 from neurosde.noise.brownian import DEFAULT_LEVELS
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.stepper import AbstractStepper, carries
@@ -90,7 +98,7 @@ def choose_noise(
 
     A source, a tensor of increments or a torchsde motion is taken as it is. Otherwise a seed gives the
     :class:`BrownianPath` of each series between its own ends, the same at every step size; no seed gives
-    fresh :class:`StepNoise`, which is quicker.
+    fresh noise, which is quicker: keyed by the series where they are named.
 
     Raises
     ------
@@ -101,7 +109,8 @@ def choose_noise(
     """
     if noise is None:
         if seed is None:
-            return StepNoise(shape, levy=stepper.levy, series=series, dtype=dtype, device=grid.times.device)
+            plain = {"levy": stepper.levy, "dtype": dtype, "device": grid.times.device}
+            return FreshNoise(shape, **plain) if series is None else StepNoise(shape, series=series, **plain)
         return path_over(grid.times, seed, series, stepper.levy, shape, dtype)
     if isinstance(noise, Tensor):
         noise = GivenNoise(BrownianIncrement(grid.times.diff(), noise.to(dtype)))

@@ -1,0 +1,216 @@
+"""Sources of noise for the steps of a solve: what a solve asks of them, and increments without a memory."""
+
+import abc
+import copy
+
+import torch
+
+from neurosde.errors import DataError, ShapeError
+from neurosde.noise.keys import as_seed, chain, normals
+from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
+from neurosde.typing import Any, Tensor
+
+_AREA = 103  # reserved level of the key
+_TILE = 16  # steps that fresh noise is drawn for at once
+
+
+class AbstractNoise(abc.ABC):
+    """What a solve asks of its noise: increments over consecutive steps, of a known shape and richness.
+
+    Attributes
+    ----------
+    shape
+        ``(series, noise)``.
+    levy
+        Which integrals the increments carry: "none" (W), "space-time" (W, H), "space-time-time" (W, H, K),
+        "area" (W, H and approximate Levy areas A).
+    """
+
+    shape: tuple[int, int]
+    levy: Levy
+    is_compiled: bool = False
+
+    def compiled(self) -> "AbstractNoise":
+        """The same noise, its normals made by compiled code; equal but for the last bits."""
+        twin = copy.copy(self)
+        twin.is_compiled = True
+        return twin
+
+    @abc.abstractmethod
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over the steps between consecutive times.
+
+        Parameters
+        ----------
+        times
+            float64, non-decreasing along the last axis, ``(step + 1,)`` or ``(series, step + 1)``.
+        first
+            Number of the first of these steps within the solve.
+
+        Returns
+        -------
+        BrownianIncrement
+            With a leading step axis: ``W`` is ``(step, series, noise)``, ``dt`` is ``(step,)`` or
+            ``(step, series, 1)``. Steps of length zero have increments of zero.
+        """
+
+
+class StepNoise(AbstractNoise):
+    """Independent increments keyed by (seed, series, step): one draw a step, the quickest keyed noise.
+
+    The path of a series does not depend on the batch around it, but another step size is another path; use
+    :class:`BrownianPath` where solves at several step sizes must meet the same path.
+
+    Parameters
+    ----------
+    shape
+        ``(series, noise)``.
+    seed
+        Integer, or None for a fresh one.
+    levy
+        Richness of the increments.
+    series
+        int64 keys of the series, ``(series,)``; by default the row number.
+    dtype, device
+        Of the increments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.noise import StepNoise
+    >>> times = torch.linspace(0, 1, 11, dtype=torch.float64)
+    >>> whole = StepNoise((5, 2), seed=0).increments(times).W
+    >>> one = StepNoise((1, 2), seed=0, series=torch.tensor([3])).increments(times).W
+    >>> torch.equal(whole[:, 3:4], one)
+    True
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        seed: int | None = None,
+        levy: Levy = "none",
+        series: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
+        self.dtype = dtype or torch.get_default_dtype()
+        self.series = as_series(series, self.shape[0], device)
+
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over consecutive steps; see :class:`AbstractNoise`."""
+        dt = steps_first(torch.diff(times).to(self.dtype))
+        step = torch.arange(first, first + dt.shape[0], device=self.series.device)
+        key = chain(chain(self.seed, self.series), step.unsqueeze(-1))
+        n_parts, key = RICHNESS[self.levy], torch.as_tensor(key)
+        z = normals(key, n_parts * self.shape[1], self.dtype, compiled=self.is_compiled)
+        return scaled(z.unflatten(-1, (self.shape[1], n_parts)).movedim(-1, 1), dt, self.levy, key)
+
+
+class FreshNoise(AbstractNoise):
+    """Independent increments of the whole batch from torch's own normals: for a solve that has no seed.
+
+    Tiles of steps are drawn by a generator of their own, seeded by (seed, tile), so that the way back meets
+    the same noise; the global generator is not touched. A series' noise depends on the batch around it: use
+    :class:`StepNoise` or :class:`BrownianPath` where it must not.
+
+    Parameters
+    ----------
+    shape
+        ``(series, noise)``.
+    seed
+        Integer, or None for a fresh one.
+    levy
+        Richness of the increments.
+    dtype, device
+        Of the increments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from neurosde.noise import FreshNoise
+    >>> times, noise = torch.linspace(0, 1, 41, dtype=torch.float64), FreshNoise((5, 2), seed=0)
+    >>> torch.equal(noise.increments(times).W[30:], noise.increments(times[30:], first=30).W)
+    True
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        seed: int | None = None,
+        levy: Levy = "none",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
+        self.dtype, self.device = dtype or torch.get_default_dtype(), torch.device(device or "cpu")
+
+    def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
+        """Increments over consecutive steps; see :class:`AbstractNoise`."""
+        dt = steps_first(torch.diff(times).to(self.dtype))
+        z = self._normals(first, first + len(dt))
+        key = torch.arange(first, first + len(dt), device=self.device).unsqueeze(-1)
+        key = torch.as_tensor(chain(self.seed, torch.arange(self.shape[0], device=self.device), key))
+        return scaled(z, dt, self.levy, key)
+
+    def _normals(self, begin: int, end: int) -> Tensor:
+        """Normals of the steps ``(step, integral, series, noise)``."""
+        generator, shape = torch.Generator(self.device), (_TILE, RICHNESS[self.levy], *self.shape)
+        tiles = range(begin // _TILE, -(-end // _TILE))
+        z = torch.empty(len(tiles), *shape, dtype=self.dtype, device=self.device)
+        for part, tile in zip(z, tiles, strict=True):
+            part.normal_(generator=generator.manual_seed(int(chain(self.seed, tile)) % 2**63))
+        return z.flatten(0, 1)[begin - tiles.start * _TILE : end - tiles.start * _TILE]
+
+
+def scaled(z: Tensor, dt: Tensor, levy: Levy, key: Tensor) -> BrownianIncrement:
+    """Increments of normals ``(step, integral, series, noise)``; the key ``(step, series)`` is for areas."""
+    scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
+    H = None if z.shape[1] < 2 else z[:, 1] * (scale / 12**0.5)
+    K = None if z.shape[1] < 3 else z[:, 2] * (scale / 720**0.5)
+    increment = BrownianIncrement(dt, z[:, 0] * scale, H, K)
+    return with_area(increment, key) if levy == "area" else increment
+
+
+def with_area(increment: BrownianIncrement, key: Tensor) -> BrownianIncrement:
+    """Add Levy areas whose independent part is keyed by the step, ``(step, series)``."""
+    dt, W, H = increment[:3]
+    assert H is not None
+    n_pairs = W.shape[-1] * (W.shape[-1] - 1) // 2
+    z = normals(torch.as_tensor(chain(key, _AREA)), max(1, n_pairs), W.dtype)[..., :n_pairs]
+    return increment._replace(A=levy_area(W, H, dt if dt.dim() == 3 else dt[:, None, None], z))
+
+
+def steps_first(dt: Tensor) -> Tensor:
+    """Bring the step axis to the front: (step,) stays, (series, step) becomes (step, series, 1)."""
+    return dt if dt.dim() == 1 else dt.transpose(0, 1).unsqueeze(-1)
+
+
+def as_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """Check the shape of a source."""
+    if len(shape) != 2 or any(int(n) != n or n < 1 for n in shape):
+        raise ShapeError(f"shape: expected (series, noise), two positive integers, got {tuple(shape)}.")
+    return int(shape[0]), int(shape[1])
+
+
+def as_levy(levy: Levy) -> Levy:
+    """Check the richness of a source."""
+    if levy not in RICHNESS:
+        raise DataError(f"levy: expected one of {', '.join(map(repr, RICHNESS))}, got {levy!r}.")
+    return levy
+
+
+def as_series(series: Any, n_series: int, device: torch.device | str | None) -> Tensor:
+    """Check the keys of the series; row numbers by default."""
+    if series is None:
+        return torch.arange(n_series, device=device)
+    keys = torch.as_tensor(series, device=device)
+    if keys.shape != (n_series,) or keys.dtype.is_floating_point:
+        raise ShapeError(
+            f"series: expected {n_series} integer keys, got shape {tuple(keys.shape)} of {keys.dtype}; "
+            "neurosde.noise.series_keys makes keys of any ids."
+        )
+    return keys.to(torch.int64)
