@@ -207,6 +207,12 @@ def diffuse(noise_type: NoiseType, g: Tensor, W: Tensor) -> Tensor:
     return g * W if noise_type == "diagonal" else (g @ W.unsqueeze(-1)).squeeze(-1)
 
 
+def move(noise_type: NoiseType, y: Tensor, h: Tensor, f: Tensor, g: Tensor, W: Tensor) -> Tensor:
+    """Euler's move ``y + h f + g W`` in as few passes as there are products."""
+    y = torch.addcmul(y, f, h)
+    return torch.addcmul(y, g, W) if noise_type == "diagonal" else y + diffuse(noise_type, g, W)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunningCost:
     """An integral along the path, ``C(t) = int_0^t c(s, y) ds + h(s, y)' dW``, accumulated in the same pass.

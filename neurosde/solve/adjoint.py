@@ -38,6 +38,7 @@ class _Adjoint(torch.autograd.Function):
         return outcome[0].rows.clone()
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows = torch.nan_to_num(ctx.saved_tensors[0])
         return (None, None, *_solve_backwards(ctx.problem, ctx.tensors, rows, grads[0]))
@@ -56,8 +57,8 @@ def _solve_backwards(
     sums = [torch.zeros_like(x) for x in tensors]
     for first in reversed(range(0, length, source.length)):
         block = source.block(first)
-        for i in reversed(range(len(block.t))):
-            y, a = _step_back(sde, block.step(i), y, a, tensors, sums)
+        for i, step in reversed(list(enumerate(block.steps()))):
+            y, a = _step_back(sde, step, y, a, tensors, sums)
             number = first + i
             if number in arrivals:
                 a = a + arrivals[number]

@@ -1,77 +1,101 @@
-"""When to compile: not before the time spent without it would have paid for it."""
+"""When and how to compile: not before the time spent without it would have paid for it."""
 
-import functools
 import time
+import types
 import warnings
 
 import torch
 
-from neurosde.solve.march import Block, Model, State, march
-from neurosde.typing import Callable, Literal, Tensor
+from neurosde.solve.march import Model, State
+from neurosde.typing import Any, Callable, Literal, Tensor
 
 Compile = Literal["auto", "chunk", "off"]
 MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
-PATIENCE = 60.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
+PATIENCE = 40.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
+_programs: dict[tuple, Callable[..., Any]] = {}
 
 
-def marcher(model: Model, state: State, compile: Compile) -> "Marcher":
-    """Choose how a solve takes its steps."""
+def kind_of(model: Model, state: State, gradient: bool) -> tuple:
+    """What counts as the same work: the classes of all that is stepped, the dtype and the device."""
     inner = getattr(model.sde, "sde", model.sde)
-    kind = (
-        type(inner),
-        type(model.stepper),
-        tuple(type(cost) for cost in model.running),
-        state.y.dtype,
-        state.y.device.type,
-        torch.is_grad_enabled(),
-    )
-    wanted = compile == "chunk" or (compile == "auto" and _spent.get(kind, 0.0) > PATIENCE)
-    return Marcher(kind, wanted and kind not in _failed, counting=compile == "auto")
+    costs = tuple(type(cost) for cost in model.running)
+    y = state.y
+    return (type(inner), type(model.stepper), costs, model.penalty, y.dtype, y.device.type, gradient)
 
 
-class Marcher:
-    """Takes blocks of steps, compiled or not, and keeps account of the time.
+class Compiler:
+    """Runs functions of one kind of work, compiled or not, and keeps account of the time.
 
     Parameters
     ----------
     kind
         What counts as the same work.
-    compiled
-        Whether to compile.
-    counting
-        Whether eager time counts towards compiling later.
+    mode
+        As :func:`neurosde.solve` is asked for.
+
+    Attributes
+    ----------
+    on
+        Whether functions are compiled.
     """
 
-    def __init__(self, kind: tuple, compiled: bool, counting: bool):
-        self.kind, self.compiled, self.counting = kind, compiled, counting
+    def __init__(self, kind: tuple, mode: Compile):
+        self.kind, self.counting = kind, mode == "auto"
+        wanted = mode == "chunk" or (self.counting and _spent.get(kind, 0.0) > PATIENCE)
+        self.on = wanted and kind not in _failed
 
-    def __call__(self, model: Model, block: Block, state: State) -> tuple[Tensor, State]:
-        """Take the steps of a block."""
-        if self.compiled:
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function; what does not compile is run as it is, and so is all of its kind from then on."""
+        if self.on:
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
                     warnings.simplefilter("ignore")  # of the compiler's own inner workings
-                    return _compiled()(model, block, state)
+                    return _program(self.kind, function)(*arguments)
             except Exception as error:  # whatever the compiler cannot do, eager steps can
-                _failed.add(self.kind)
-                self.compiled = False
-                warnings.warn(
-                    f"compile: this SDE did not compile and is stepped as it is ({type(error).__name__}: "
-                    f"{str(error).partition(chr(10))[0]}).",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                self._give_up(error)
         begin = time.perf_counter()
-        result = march(model, block, state)
+        result = function(*arguments)
         if self.counting:
             _spent[self.kind] = _spent.get(self.kind, 0.0) + time.perf_counter() - begin
         return result
 
+    def _give_up(self, error: Exception) -> None:
+        _failed.add(self.kind)
+        self.on = False
+        warnings.warn(
+            f"compile: this SDE did not compile and is stepped as it is ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}).",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
-@functools.cache
-def _compiled() -> Callable[[Model, Block, State], tuple[Tensor, State]]:
-    """Compile the march once for the process; torch keeps one program for each kind of work."""
-    return torch.compile(march, fullgraph=True)
+
+def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled form of a function for one kind of work.
+
+    The compiler keeps its programs, and a limit on their number, by code object: each kind has a copy.
+    """
+    key = (function.__code__, *kind)
+    if key not in _programs:
+        twin = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        twin.__defaults__, twin.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+        _programs[key] = torch.compile(twin, fullgraph=True, options=_options(kind))
+    return _programs[key]
+
+
+def _options(kind: tuple) -> dict[str, Any]:
+    """Settings of the compiler: its wrapper in C++ on a processor, and a quick hyperbolic tangent there."""
+    from neurosde.solve.tangent import QuickTangent  # imports the compiler, which takes seconds
+
+    on_cpu = kind[5] == "cpu"
+    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": QuickTangent() if on_cpu else None}
+
+
+def loosen(*tensors: Tensor | None, axis: int) -> None:
+    """Let the length of an axis change without compiling again."""
+    for tensor in tensors:
+        if tensor is not None and tensor.dim() > axis and tensor.shape[axis] > 1:
+            torch._dynamo.maybe_mark_dynamic(tensor, axis)

@@ -1,6 +1,7 @@
 """The loop over blocks of time steps: noise, failures, recomputation and what is kept."""
 
 import dataclasses
+import sys
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -8,12 +9,22 @@ from torch.utils.checkpoint import checkpoint
 from neurosde.errors import ShapeError
 from neurosde.noise import AbstractNoise
 from neurosde.sde import SDE
-from neurosde.solve.compiling import Compile, marcher
+from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.grid import TimeGrid
-from neurosde.solve.march import Block, Model, State, march_around, row, start
+from neurosde.solve.march import (
+    Block,
+    Model,
+    State,
+    march,
+    march_around,
+    march_through,
+    row,
+    start,
+    state_of,
+)
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry
-from neurosde.typing import NamedTuple, Sequence, Tensor
+from neurosde.typing import NamedTuple, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
 _SECTION = 2**21  # increments that are drawn at once
@@ -31,7 +42,7 @@ class Problem:
 
 
 class Outcome(NamedTuple):
-    """Rows ``(series, time, state + cost)``, status and counts of steps of each series, last carry."""
+    """Rows ``(series, time, state + cost)``; status and counts of each series; carry and state at the end."""
 
     rows: Tensor
     status: Tensor
@@ -39,6 +50,7 @@ class Outcome(NamedTuple):
     rejected: Tensor
     carry: Carry = ()
     penalty: Tensor | None = None
+    y: Tensor | None = None
 
     def seen_again(self, replay: "Outcome") -> "Outcome":
         """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
@@ -59,27 +71,31 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
         Keep only the state between blocks of about sqrt(steps) steps, and take them again on the way back.
     """
     grid = problem.grid
-    t = grid.times[..., 0].to(y.dtype)
-    state = origin = start(problem.model, t if t.dim() == 0 else t.unsqueeze(-1), y)
-    if problem.carry is not None:
-        state = origin = state._replace(carry=problem.carry)
+    state = first_state(problem, y)
     failed_at = torch.full((len(y),), grid.length + 1, device=y.device)
     picker = Picker(grid, len(y))
-    picker.take(row(state).unsqueeze(0), 0)
+    picker.take([row(state)], 0)
     runner = _Runner(problem, state, recompute)
-    for first in range(0, grid.length, runner.source.length):
-        rows, after = runner.steps(state, first, failed_at, origin)
-        if not is_finite(
-            after.y
-        ):  # what once left the finite numbers does not come back: the last state tells
-            failed_at = first_failure(rows.detach(), first, failed_at)
-            rows, after = runner.steps(state, first, failed_at, origin)
-        picker.take(rows, first + 1)
-        state = after
-    penalty = (
-        (state.penalty / grid.n_steps.clamp(min=1)).mean() if problem.model.penalty is not None else None
-    )
-    return outcome_of(picker.gather(failed_at), failed_at, grid)._replace(carry=state.carry, penalty=penalty)
+    first = 0
+    while first < grid.length:
+        rows, after, last = runner.steps(state, first, picker)
+        if not is_finite(after.y):
+            # what once left the finite numbers does not come back: the last state tells
+            rows, after, last, failed_at = runner.careful_steps(state, first, failed_at)
+        picker.take(rows, last - len(rows) + 1)
+        state, first = after, last
+    penalty = None
+    if problem.model.penalty is not None:
+        penalty = (state.penalty / grid.n_steps.clamp(min=1)).mean()
+    outcome = outcome_of(picker.gather(failed_at), failed_at, grid)
+    return outcome._replace(carry=state.carry, penalty=penalty, y=state.y)
+
+
+def first_state(problem: Problem, y: Tensor) -> State:
+    """State before the first step, with what an earlier solve has handed on."""
+    t = problem.grid.times[..., 0].to(y.dtype)
+    state = start(problem.model, t if t.dim() == 0 else t.unsqueeze(-1), y)
+    return state if problem.carry is None else state._replace(carry=problem.carry)
 
 
 def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:
@@ -94,15 +110,16 @@ def is_finite(y: Tensor) -> bool:
     return bool(torch.isfinite(y.detach().sum())) or bool(torch.isfinite(y).all())
 
 
-def first_failure(rows: Tensor, first: int, failed_at: Tensor) -> Tensor:
+def first_failure(rows: list[Tensor], first: int, failed_at: Tensor) -> Tensor:
     """Number of the step at which each series leaves the finite numbers."""
-    broken = ~torch.isfinite(rows).all(-1) & (failed_at > first)
+    broken = torch.stack([~torch.isfinite(row.detach()).all(-1) for row in rows])
+    broken &= failed_at > first
     step = first + 1 + broken.to(torch.uint8).argmax(0)
     return torch.where(broken.any(0), torch.minimum(failed_at, step), failed_at)
 
 
 class BlockSource:
-    """Blocks of steps with their noise, which is drawn for many blocks at once.
+    """Runs of steps with their noise, which is drawn for many steps at once.
 
     Parameters
     ----------
@@ -111,82 +128,129 @@ class BlockSource:
     dtype
         Of the states.
     length
-        Steps of a block.
+        Steps of a block; a section is a number of whole blocks.
     """
 
     def __init__(self, problem: Problem, dtype: torch.dtype, length: int = CHUNK):
         self.problem, self.dtype, self.length = problem, dtype, length
         width = problem.noise.shape[0] * problem.noise.shape[1]
-        self.section = length * max(1, _SECTION // (width * length))
-        self.drawn, self.noise = range(0), problem.noise.increments(problem.grid.times[..., :1])
+        self.size = length * max(1, _SECTION // (width * length))
+        self.drawn = range(0)
+        self.section: Block | None = None
 
     def block(self, first: int, *, afresh: bool = False) -> Block:
-        """Steps from number ``first`` on; ``afresh`` draws noise for them alone, and keeps none."""
-        times = self.problem.grid.times
-        last = min(first + self.length, times.shape[-1] - 1)
+        """Steps of the block from number ``first`` on; ``afresh`` draws noise for them alone, keeps none."""
+        last = min(first + self.length, self.problem.grid.length)
         if afresh:
-            noise = self.problem.noise.increments(times[..., first : last + 1], first)
-        else:
-            if first not in self.drawn or last > self.drawn.stop:
-                begin = first - first % self.section
-                self.drawn = range(begin, min(begin + self.section, times.shape[-1] - 1))
-                self.noise = self.problem.noise.increments(times[..., begin : self.drawn.stop + 1], begin)
-            noise = self.noise.at(slice(first - self.drawn.start, last - self.drawn.start))
-        own = times[..., first : last + 1]
-        shared = own.dim() == 1
+            return self._draw(range(first, last))
+        section = self.section_of(first)
+        return section.part(first - self.drawn.start, last - self.drawn.start)
+
+    def section_of(self, first: int) -> Block:
+        """All steps whose noise is drawn together with that of step ``first``; ``drawn`` is their numbers."""
+        if self.section is None or first not in self.drawn:
+            begin = first - first % self.size
+            self.drawn = range(begin, min(begin + self.size, self.problem.grid.length))
+            self.section = self._draw(self.drawn)
+        return self.section
+
+    def _draw(self, steps: range) -> Block:
+        problem = self.problem
+        own = problem.grid.times[..., steps.start : steps.stop + 1]
+        noise, shared = problem.noise.increments(own, steps.start), own.dim() == 1
         h = own.diff().to(self.dtype) if shared else own.diff().T.unsqueeze(-1).to(self.dtype)
         t = own[:-1].to(self.dtype) if shared else own[:, :-1].T.unsqueeze(-1).to(self.dtype)
         wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
-        weights = self.problem.model.stepper.weights(self.problem.model.sde, *wide)
+        weights = problem.model.stepper.weights(problem.model.sde, *wide) if len(steps) else ()
         return Block(t, noise._replace(dt=h), weights)
 
 
 class _Runner:
-    """Takes blocks of steps: compiled or not, recomputed or not, around failed series or not."""
+    """Takes runs of steps: compiled or not, recomputed or not, around failed series or not."""
 
     def __init__(self, problem: Problem, state: State, recompute: bool):
-        self.problem = problem
+        self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
-        length = max(1, round(problem.grid.length**0.5)) if self.recompute else CHUNK
-        self.marcher = marcher(problem.model, state, problem.compile)
-        if self.marcher.compiled:
+        self.compiler = Compiler(kind_of(problem.model, state, torch.is_grad_enabled()), problem.compile)
+        if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
-        self.source = BlockSource(problem, state.y.dtype, length)
+        blocks = round(problem.grid.length**0.5 / CHUNK) if self.recompute else 1
+        self.source = BlockSource(problem, state.y.dtype, CHUNK * max(1, blocks))
+        self.failed_at: Tensor | None = None
 
-    def steps(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
-        """Take the block of steps that starts with number ``first``."""
+    def steps(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:
+        """Take steps from number ``first`` on: their rows (or the last ones), the state and its number."""
+        if self.compiler.on and not torch.is_grad_enabled() and self.failed_at is None:
+            self.source.section_of(first)
+            last = min(picker.next_stop(), self.source.drawn.stop)
+            if last - first >= CHUNK:
+                after = self._through(state, first, last)
+                return [row(after)], after, last
+        last = min(first + self.source.length, self.grid.length)
+        every = picker.next_stop() < last
         if self.recompute:
-            return self._recomputed(state, first, failed_at, origin)
-        return self._march(self.source.block(first), state, first, failed_at, origin)
+            return *self._recomputed(state, first, every), last
+        return *self._march(self.source.block(first), state, first, every), last
 
-    def _march(
-        self, block: Block, state: State, first: int, failed_at: Tensor, origin: State
-    ) -> tuple[Tensor, State]:
-        number = first + 1 + torch.arange(len(block.t), device=failed_at.device)
-        held = failed_at <= number.unsqueeze(-1)
-        if bool(held.any()):
-            return march_around(self.problem.model, block, state, held, origin)
-        if self.marcher.compiled:
-            rows, after = self.marcher(self.problem.model, block.padded(self.source.length), state)
-            return rows[: len(block.t)], after
-        return self.marcher(self.problem.model, block, state)
+    def careful_steps(
+        self, state: State, first: int, failed_at: Tensor
+    ) -> tuple[list[Tensor], State, int, Tensor]:
+        """Take a block again after a failure, and find out which series failed at which step of it."""
+        last = min(first + self.source.length, self.grid.length)
+        block = self.source.block(first)
+        self.failed_at = first_failure(self._march(block, state, first, True)[0], first, failed_at)
+        again = self._recomputed(state, first, True) if self.recompute else None
+        rows, after = again or self._march(block, state, first, True)
+        return rows, after, last, self.failed_at
 
-    def _recomputed(self, state: State, first: int, failed_at: Tensor, origin: State) -> tuple[Tensor, State]:
+    def _march(self, block: Block, state: State, first: int, every: bool) -> tuple[list[Tensor], State]:
+        if self.failed_at is not None:
+            number = first + 1 + torch.arange(len(block.t), device=self.failed_at.device)
+            held = self.failed_at <= number.unsqueeze(-1)
+            if bool(held.any()):
+                return march_around(self.model, block, state, held, self.origin)
+        if not self.compiler.on:
+            return self.compiler(march, self.model, block, state, every)
+        rows: list[Tensor] = []
+        for begin in range(0, len(block.t), CHUNK):
+            part = block.part(begin, begin + CHUNK)
+            n = len(part.t)
+            if n < CHUNK and state.carry:  # a step of length zero may move what is carried
+                more, state = march(self.model, part, state, every)
+            else:
+                part = part.padded(CHUNK)
+                loosen_series(part, state)
+                more, state = self.compiler(march, self.model, part, state, every)
+            rows = rows + more[:n] if every else more
+        return rows, state
+
+    def _through(self, state: State, first: int, last: int) -> State:
+        """Take many steps of which only the end is wanted."""
+        section, start = self.source.section_of(first), self.source.drawn.start
+        loosen_series(section, state)
+        for part in (section.t, *section.noise, *section.weights):
+            loosen(part, axis=0)
+        begin, end = (torch.tensor(k - start, device=state.y.device) for k in (first, last))
+        return self.compiler(march_through, self.model, section, begin, end, state)
+
+    def _recomputed(self, state: State, first: int, every: bool) -> tuple[list[Tensor], State]:
         """The same, leaving no trace but the ends; the noise is drawn again on the way back as well."""
 
         def again(*parts: Tensor) -> tuple[Tensor, ...]:
-            block = self.source.block(first, afresh=True)
-            rows, after = self._march(block, _state(parts), first, failed_at, origin)
-            return (rows, *after[:4], *after.carry)
+            rows, after = self._march(self.source.block(first, afresh=True), state_of(parts), first, every)
+            return (torch.stack(rows), *after.flat())
 
-        result = checkpoint(again, *state[:4], *state.carry, use_reentrant=False, preserve_rng_state=False)
+        result = checkpoint(again, *state.flat(), use_reentrant=False, preserve_rng_state=False)
         rows, *parts = result
-        return rows, _state(parts)
+        return list(rows.unbind(0)), state_of(tuple(parts))
 
 
-def _state(parts: Sequence[Tensor]) -> State:
-    y, totals, rates, penalty, *carry = parts
-    return State(y, totals, rates, penalty, tuple(carry))
+def loosen_series(block: Block, state: State) -> None:
+    """Let the number of series change without compiling again."""
+    for part in state.flat():
+        loosen(part, axis=0)
+    for part in (block.t, *block.noise, *block.weights):
+        loosen(part, axis=1)
 
 
 class Picker:
@@ -202,22 +266,29 @@ class Picker:
         self.taken = 0
         self.rows: list[Tensor] = []
 
-    def take(self, rows: Tensor, first: int) -> None:
-        """Keep what is asked for of the rows (step, series, column) after step ``first`` and the next."""
+    def next_stop(self) -> int:
+        """Number of the next step whose row was asked for."""
+        return self.bounds[self.taken] if self.taken < len(self.bounds) else sys.maxsize
+
+    def take(self, rows: list[Tensor], first: int) -> None:
+        """Keep what is asked for of the rows (series, column) after step ``first`` and the next."""
         end = self.taken
         while end < len(self.bounds) and self.bounds[end] < first + len(rows):
             end += 1
-        if end > self.taken:
-            local = self.steps[self.taken : end] - first
-            if self.shared:
-                self.rows.append(rows[local])
-            else:
-                self.rows.append(rows[local, self.order[self.taken : end] // self.save.shape[-1]])
-            self.taken = end
+        if end == self.taken:
+            return
+        if self.shared:
+            self.rows += [rows[step - first] for step in self.bounds[self.taken : end]]
+        else:
+            low = self.bounds[self.taken]
+            some = torch.stack(rows[low - first : self.bounds[end - 1] - first + 1])
+            series = self.order[self.taken : end] // self.save.shape[-1]
+            self.rows.append(some[self.steps[self.taken : end] - low, series])
+        self.taken = end
 
     def gather(self, failed_at: Tensor) -> Tensor:
         """Rows in the layout of the requested times, NaN for padding and after a failure."""
-        rows = torch.cat(self.rows)
+        rows = torch.stack(self.rows) if self.shared else torch.cat(self.rows)
         place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
         place[self.order] = torch.arange(len(self.order), device=rows.device)
         rows = (

@@ -1,6 +1,6 @@
 """Euler-Maruyama."""
 
-from neurosde.sde import SDE, diffuse
+from neurosde.sde import SDE, move
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
@@ -22,4 +22,4 @@ class EulerMaruyama(AbstractStepper):
     def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`EulerMaruyama`."""
         f, g = sde.drift_and_diffusion(step.t, y)
-        return Stepped(y + step.h * f + diffuse(sde.noise_type, g, step.noise.W))
+        return Stepped(move(sde.noise_type, y, step.h, f, g, step.noise.W))

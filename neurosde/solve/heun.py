@@ -1,6 +1,6 @@
 """Trapezium rules: Euler-Heun, Heun's method and its algebraically reversible form."""
 
-from neurosde.sde import SDE, diffuse
+from neurosde.sde import SDE, diffuse, move
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
@@ -51,7 +51,7 @@ class Heun(AbstractStepper):
         """One step; see :class:`Heun`."""
         W, h = step.noise.W, step.h
         f, g = sde.drift_and_diffusion(step.t, y)
-        ahead = y + h * f + diffuse(sde.noise_type, g, W)
+        ahead = move(sde.noise_type, y, h, f, g, W)
         f_ahead, g_ahead = sde.drift_and_diffusion(step.t + h, ahead)
         error = 0.5 * (h * (f_ahead - f) + diffuse(sde.noise_type, g_ahead - g, W))
         return Stepped(ahead + error, (), error)

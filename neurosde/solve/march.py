@@ -1,4 +1,4 @@
-"""A run of consecutive steps as a pure function of tensors: what is compiled, or taken as it is."""
+"""Runs of consecutive steps as pure functions of tensors: what is compiled, or taken as it is."""
 
 import torch
 
@@ -6,7 +6,7 @@ from neurosde.noise import BrownianIncrement
 from neurosde.sde import SDE, RunningCost
 from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.typing import Callable, NamedTuple, Tensor
 
 
 class Model(NamedTuple):
@@ -27,6 +27,16 @@ class State(NamedTuple):
     penalty: Tensor
     carry: Carry
 
+    def flat(self) -> tuple[Tensor, ...]:
+        """All tensors side by side; :func:`state_of` turns them back."""
+        return (*self[:4], *self.carry)
+
+
+def state_of(parts: tuple[Tensor, ...]) -> State:
+    """State of tensors that stand side by side."""
+    y, totals, rates, penalty, *carry = parts
+    return State(y, totals, rates, penalty, tuple(carry))
+
 
 class Block(NamedTuple):
     """All that a run of steps is given, with a leading step axis: times, noise, and the stepper's weights."""
@@ -34,6 +44,11 @@ class Block(NamedTuple):
     t: Tensor
     noise: BrownianIncrement
     weights: tuple[Tensor, ...]
+
+    def part(self, begin: int, end: int) -> "Block":
+        """Steps ``begin`` to ``end``."""
+        rows = slice(begin, end)
+        return Block(self.t[rows], self.noise.at(rows), tuple(part[rows] for part in self.weights))
 
     def padded(self, length: int) -> "Block":
         """Add steps of length zero without noise, so that every block of a solve has the same shape."""
@@ -50,9 +65,30 @@ class Block(NamedTuple):
         noise = BrownianIncrement(*map(still, self.noise))  # pyright: ignore[reportArgumentType]
         return Block(repeated(self.t), noise, tuple(map(repeated, self.weights)))
 
-    def step(self, i: int) -> Step:
-        """One of the steps."""
-        return Step(self.t[i], self.noise.dt[i], self.noise.at(i), tuple(part[i] for part in self.weights))
+    def steps(self) -> list[Step]:
+        """Take the run apart: one view a tensor and step."""
+        parts = [self.t, *self.noise, *self.weights]
+        views = [[None] * len(self.t) if part is None else part.unbind(0) for part in parts]
+        return [
+            Step(t, dt, BrownianIncrement(dt, *noise), tuple(weights))  # pyright: ignore[reportArgumentType]
+            for t, dt, noise, weights in zip(
+                views[0],
+                views[1],
+                zip(*views[2:5], strict=True),
+                zip(*views[5:], strict=True) if self.weights else [()] * len(self.t),
+                strict=True,
+            )
+        ]
+
+    def step_at(self, i: Tensor) -> Step:
+        """One of the steps, by a number that is a tensor ``(1,)``."""
+
+        def take(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.index_select(0, i).squeeze(0)
+
+        noise = BrownianIncrement(*map(take, self.noise))  # pyright: ignore[reportArgumentType]
+        weights = tuple(part.index_select(0, i).squeeze(0) for part in self.weights)
+        return Step(self.t.index_select(0, i).squeeze(0), noise.dt, noise, weights)
 
 
 def start(model: Model, t: Tensor, y: Tensor) -> State:
@@ -61,39 +97,64 @@ def start(model: Model, t: Tensor, y: Tensor) -> State:
     return State(y, totals, _rates(model, t, y), nothing, model.stepper.start(model.sde, t, y))
 
 
-def march(model: Model, block: Block, state: State) -> tuple[Tensor, State]:
+def march(model: Model, block: Block, state: State, every: bool) -> tuple[list[Tensor], State]:
     """Take the steps of a block.
 
     Returns
     -------
     tuple
-        Rows ``(step, series, state + cost)`` after every step, and the state at the end.
+        Rows ``(series, state + cost)`` after every step, or the last one alone; and the state at the end.
     """
     rows = []
-    for i in range(len(block.t)):
-        state = advance(model, block.step(i), state)
-        rows.append(row(state))
-    return torch.stack(rows), state
+    for step in block.steps():
+        state = advance(model, step, state)
+        if every:
+            rows.append(row(state))
+    return rows if every else [row(state)], state
+
+
+def march_through(model: Model, table: Block, begin: Tensor, end: Tensor, state: State) -> State:
+    """Take the steps ``begin`` to ``end`` of a table in a loop that the compiler sees as one.
+
+    One step is compiled for any number of them; what lies between the ends is not kept, and has no gradient.
+    """
+    changes = [True, bool(model.running), bool(model.running), model.penalty is not None]
+    changes += [True] * len(state.carry)
+    fixed = state.flat()
+
+    def whole(parts: tuple[Tensor, ...]) -> State:
+        moving = iter(parts)
+        return state_of(tuple(next(moving) if on else part for on, part in zip(changes, fixed, strict=True)))
+
+    def going(i: Tensor, *parts: Tensor) -> Tensor:
+        return i < end
+
+    def body(i: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        after = advance(model, table.step_at(i.reshape(1)), whole(parts)).flat()
+        moved = (part.contiguous() for on, part in zip(changes, after, strict=True) if on)
+        return (i + 1, *moved)
+
+    moving = tuple(part.contiguous() for on, part in zip(changes, fixed, strict=True) if on)
+    loop: Callable[..., tuple[Tensor, ...]] = torch.while_loop
+    return whole(loop(going, body, (begin, *moving))[1:])
 
 
 def march_around(
     model: Model, block: Block, state: State, failed: Tensor, origin: State
-) -> tuple[Tensor, State]:
+) -> tuple[list[Tensor], State]:
     """Take the steps of a block, holding series at their origin where ``failed`` (step, series) says so."""
     rows = []
-    for i in range(len(block.t)):
-        state = advance(model, block.step(i), _held(state, failed[i], origin))
+    for step, mask in zip(block.steps(), failed.unbind(0), strict=True):
+        state = advance(model, step, _held(state, mask, origin))
         rows.append(row(state))
-    return torch.stack(rows), state
+    return rows, state
 
 
 def _held(state: State, mask: Tensor, origin: State) -> State:
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), b.detach(), a)
 
-    carry = tuple(pick(a, b) for a, b in zip(state.carry, origin.carry, strict=True))
-    y, totals, rates, penalty = (pick(a, b) for a, b in zip(state[:4], origin[:4], strict=True))
-    return State(y, totals, rates, penalty, carry)
+    return state_of(tuple(pick(a, b) for a, b in zip(state.flat(), origin.flat(), strict=True)))
 
 
 def advance(model: Model, step: Step, state: State) -> State:

@@ -1,16 +1,18 @@
 """Gradients without memory: reversible Heun steps are undone on the way back."""
 
+import dataclasses
+
 import torch
 
 from neurosde.errors import SolveError
-from neurosde.sde import diffuse
-from neurosde.solve.engine import BlockSource, Outcome, Picker, Problem, first_failure, is_finite, outcome_of
-from neurosde.solve.march import State, march, start
-from neurosde.solve.stepper import Step
-from neurosde.typing import Any, Tensor
+from neurosde.sde import SDE, diffuse
+from neurosde.solve import engine
+from neurosde.solve.compiling import Compiler, kind_of
+from neurosde.solve.march import Block, State
+from neurosde.typing import Any, NamedTuple, Tensor
 
 
-def run_reversible(problem: Problem, y: Tensor) -> Outcome:
+def run_reversible(problem: engine.Problem, y: Tensor) -> engine.Outcome:
     """Take every step of the grid with reversible Heun steps, keeping none of them.
 
     The gradient is that of the steps themselves (Kidger, Foster, Li & Lyons 2021, algorithm 2): each is
@@ -24,122 +26,148 @@ def run_reversible(problem: Problem, y: Tensor) -> Outcome:
         On the way back, if the states found there are not those of the way forth.
     """
     tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
-    failed_at: list[Tensor] = []
-    rows = _Reversible.apply(problem, failed_at, y, *tensors)
-    assert isinstance(rows, Tensor)
-    return outcome_of(rows, failed_at[0], problem.grid)
+    outcome: list[engine.Outcome] = []
+    carry = engine.first_state(problem, y).carry
+    rows, *carry = _Reversible.apply(problem, outcome, y, *carry, *tensors)  # pyright: ignore[reportGeneralTypeIssues]
+    return outcome[0]._replace(rows=rows, carry=tuple(carry))
 
 
 class _Reversible(torch.autograd.Function):
-    """The whole solve as one node of the graph."""
+    """The whole solve as one node of the graph, from and to a state and what reversible steps carry."""
 
     @staticmethod
-    def forward(ctx: Any, problem: Problem, failed: list[Tensor], y: Tensor, *tensors: Tensor) -> Tensor:
-        state = start(problem.model, _first_time(problem, y), y)
-        source = BlockSource(problem, y.dtype)
-        picker = Picker(problem.grid, len(y))
-        picker.take(y.unsqueeze(0), 0)
-        failed_at = torch.full((len(y),), problem.grid.length + 1, device=y.device)
-        for first in range(0, problem.grid.length, source.length):
-            rows, after = march(problem.model, source.block(first), state)
-            if not is_finite(after.y):
-                failed_at = first_failure(rows, first, failed_at)
-            picker.take(rows, first + 1)
-            state = after
-        failed.append(failed_at)
-        ctx.problem, ctx.tensors = problem, tensors
-        ctx.save_for_backward(y, state.y, *(state.carry or (y,) * 3))
-        return picker.gather(failed_at)
+    def forward(
+        ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *more: Tensor
+    ) -> tuple[Tensor, ...]:
+        problem = dataclasses.replace(problem, carry=more[:3])
+        outcome.append(engine.run(problem, y, recompute=False))
+        ctx.problem, ctx.tensors, ctx.failed = problem, more[3:], outcome[0].status > 0
+        rows, carry = outcome[0].rows, tuple(part.clone() for part in outcome[0].carry)
+        ctx.save_for_backward(y, outcome[0].y, *carry)
+        return (rows.clone(), *carry)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        begin, *end = ctx.saved_tensors
-        undoing = _Undoing(ctx.problem, ctx.tensors, State(end[0], end[0], end[0], end[0], tuple(end[1:])))
-        y_grad, tensor_grads = undoing.run(by_step(ctx.problem, grads[0]), begin)
-        return (None, None, y_grad, *tensor_grads)
+        begin, y, z, *_ = ctx.saved_tensors
+        zero = torch.zeros_like(y)
+        arrivals = by_step(ctx.problem, grads[0])
+        a_y = arrivals.pop(ctx.problem.grid.length, zero)
+        back = _Back(y, z, a_y, *grads[1:], tuple(torch.zeros_like(x) for x in ctx.tensors))
+        back = _undo_all(ctx.problem, ctx.tensors, arrivals, back, ctx.failed, begin)
+        return (None, None, back.a_y, back.a_z, back.a_f, back.a_g, *back.sums)
 
 
-class _Undoing:
-    """The way back: states and cotangents, step by step.
+class _Back(NamedTuple):
+    """States on the way back, cotangents of all that a step carries, and those of the tensors so far."""
+
+    y: Tensor
+    z: Tensor
+    a_y: Tensor
+    a_z: Tensor
+    a_f: Tensor
+    a_g: Tensor
+    sums: tuple[Tensor, ...]
+
+
+def _undo_all(
+    problem: engine.Problem,
+    tensors: tuple[Tensor, ...],
+    arrivals: dict[int, Tensor],
+    back: _Back,
+    failed: Tensor,
+    begin: Tensor,
+) -> _Back:
+    """Undo every block of steps, the last one first, and check that the way back meets the first states."""
+    zero = torch.zeros_like(back.y)
+    held = failed.unsqueeze(-1) if bool(failed.any()) else None
+    state = State(zero, zero, zero, zero, ())
+    compiler = Compiler((*kind_of(problem.model, state, False), "undone"), problem.compile)
+    if compiler.on:
+        problem = dataclasses.replace(problem, noise=problem.noise.compiled())
+    source = engine.BlockSource(problem, back.y.dtype)
+    for first in reversed(range(0, problem.grid.length, source.length)):
+        block = source.block(first)
+        numbers = range(first, first + len(block.t))
+        arriving = [arrivals.get(k) for k in numbers]
+        if any(a is not None for a in arriving[1:]):
+            arriving = [zero if a is None else a for a in arriving]  # two forms to compile, not 2^length
+        elif arriving[0] is None:
+            arriving[0] = zero
+        arguments = (problem.model.sde, tensors, block, arriving, back, held, begin)
+        if len(numbers) == source.length and held is None:
+            engine.loosen_series(
+                block, State(*back[:4], (*back[4:6], *(a for a in arriving if a is not None)))
+            )
+            back = compiler(_undo, *arguments)
+        else:
+            back = _undo(*arguments)
+    scale = float(begin.abs().max())
+    if not torch.allclose(back.y, begin, rtol=1e-2, atol=1e-2 * scale + 1e-6):
+        raise SolveError(
+            "gradient='reversible': the way back did not meet the initial states, for the method's "
+            "second state grows under so dissipative a drift. Use gradient='checkpoint', or solve over "
+            "shorter intervals."
+        )
+    return back
+
+
+def _undo(
+    sde: SDE,
+    tensors: tuple[Tensor, ...],
+    block: Block,
+    arriving: list[Tensor | None],
+    back: _Back,
+    held: Tensor | None,
+    begin: Tensor,
+) -> _Back:
+    """Undo the steps of a block: states and cotangents, one evaluation of the fields a step.
 
     With (y, z, f, g) before a step and (y', z', f', g') behind it, and cotangents a of the latter (section
     B of the paper, rearranged so that each step evaluates the fields once): ``v = vjp of (f, g) at z'``
     applied to ``(a_f + h/2 a_y, a_g + a_y W / 2)``, ``Z = a_z + v_z``, and then ``a_y <- a_y + 2 Z``, ``a_z
-    <- -Z``, ``a_f <- h/2 a_y + h Z``, ``a_g <- (a_y / 2 + Z) W``.
+    <- -Z``, ``a_f <- h/2 a_y + h Z``, ``a_g <- (a_y / 2 + Z) W``. Series that have failed stay at their
+    first state, ``held`` there.
     """
+    y, z, a_y, a_z, a_f, a_g, sums = back
+    noise, steps = sde.noise_type, block.steps()
 
-    def __init__(self, problem: Problem, tensors: tuple[Tensor, ...], state: State):
-        self.problem, self.sde, self.tensors = problem, problem.model.sde, tensors
-        self.y, self.z = state.y, state.carry[0]
-        self.sums = [torch.zeros_like(x) for x in tensors]
-
-    def run(self, arrivals: dict[int, Tensor], begin: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Cotangents of the initial states and of the tensors, given those of the states by step number."""
-        grid, dtype = self.problem.grid, self.y.dtype
-        source = BlockSource(self.problem, dtype)
-        zero = torch.zeros_like(self.y)
-        a_y, a_z = arrivals.get(grid.length, zero), zero
-        last = grid.times[..., -1].to(dtype)
-        z, f, g = self._fields(last if last.dim() == 0 else last.unsqueeze(-1), self.z)
-        a_f, a_g = zero, torch.zeros_like(g)
-        for first in reversed(range(0, grid.length, source.length)):
-            block = source.block(first)
-            for i in reversed(range(len(block.t))):
-                step = block.step(i)
-                W, h = step.noise.W, step.h
-                half = 0.5 * a_y
-                v_z = self._pull(z, f, g, a_f + h * half, a_g + self._outer(half, W))
-                Z = a_z + v_z
-                a_f, a_g = h * (half + Z), self._outer(half + Z, W)
-                a_y, a_z = a_y + 2 * Z + arrivals.get(first + i, 0.0), -Z
-                z, f, g = self._undo(step, z, f, g)
-        if not torch.allclose(self.y, begin, rtol=1e-2, atol=1e-2 * float(begin.abs().max()) + 1e-6):
-            raise SolveError(
-                "gradient='reversible': the way back did not meet the initial states, for the method's "
-                "second state grows under so dissipative a drift. Use gradient='checkpoint', or solve over "
-                "shorter intervals."
-            )
-        y_grad = a_y + a_z + self._pull(z, f, g, a_f, a_g)
-        return y_grad, self.sums
-
-    def _fields(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fields at z with a graph that ends at z and at the tensors."""
+    def fields(t: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Fields at z with a graph that ends at z and at the tensors, and their values."""
+        z = z if held is None else torch.where(held, begin, z)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            f, g = self.sde.drift_and_diffusion(t, z)
-        return z, f, g
+            f, g = sde.drift_and_diffusion(t, z)
+        return z, f, g, f.detach(), g.detach()
 
-    def _undo(self, step: Step, z: Tensor, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        W, h, noise = step.noise.W, step.h, self.sde.noise_type
-        f_behind, g_behind = f.detach(), g.detach()
-        before = 2 * self.y - z.detach() - h * f_behind - diffuse(noise, g_behind, W)
-        z, f, g = self._fields(step.t, before)
-        self.y = self.y - 0.5 * (h * (f.detach() + f_behind) + diffuse(noise, g.detach() + g_behind, W))
-        return z, f, g
-
-    def _outer(self, a: Tensor, W: Tensor) -> Tensor:
-        """Cotangent of g from that of ``g W``."""
-        return a * W if self.sde.noise_type == "diagonal" else a.unsqueeze(-1) * W.unsqueeze(-2)
-
-    def _pull(self, z: Tensor, f: Tensor, g: Tensor, a_f: Tensor, a_g: Tensor) -> Tensor:
-        """Pull cotangents of the fields back to z, and add what reaches the tensors."""
-        pairs = [(out, a) for out, a in ((f, a_f), (g, a_g.expand_as(g))) if out.requires_grad]
-        if not pairs:
-            return torch.zeros_like(z)
-        outs, cotangents = zip(*pairs, strict=True)
-        grads = torch.autograd.grad(outs, (z, *self.tensors), cotangents, allow_unused=True)
-        for total, grad in zip(self.sums, grads[1:], strict=True):
-            if grad is not None:
-                total += grad
-        return torch.zeros_like(z) if grads[0] is None else grads[0]
+    z, f, g, f_behind, g_behind = fields(steps[-1].t + steps[-1].h, z)
+    for step, arrival in zip(reversed(steps), reversed(arriving), strict=True):
+        W, h, half = step.noise.W, step.h, 0.5 * a_y
+        pairs = [(f, a_f + h * half), (g, a_g + _outer(noise, half, W))]
+        pairs = [(field, cotangent) for field, cotangent in pairs if field.requires_grad]
+        if pairs:
+            outs, cotangents = zip(*pairs, strict=True)
+            grads = torch.autograd.grad(outs, (z, *tensors), cotangents, allow_unused=True)
+            sums = tuple(a if b is None else a + b for a, b in zip(sums, grads[1:], strict=True))
+            a_z = a_z if grads[0] is None else a_z + grads[0]
+        a_f, a_g = h * (half + a_z), _outer(noise, half + a_z, W)
+        a_y, a_z = a_y + 2 * a_z, -a_z
+        if arrival is not None:
+            a_y = a_y + arrival
+        before = 2 * y - z.detach() - h * f_behind - diffuse(noise, g_behind, W)
+        f_ahead, g_ahead = f_behind, g_behind
+        z, f, g, f_behind, g_behind = fields(step.t, before)
+        y = y - 0.5 * (h * (f_behind + f_ahead) + diffuse(noise, g_behind + g_ahead, W))
+        y = y if held is None else torch.where(held, begin, y)
+    return _Back(y, z.detach(), a_y, a_z, a_f, a_g, sums)
 
 
-def _first_time(problem: Problem, y: Tensor) -> Tensor:
-    t = problem.grid.times[..., 0].to(y.dtype)
-    return t if t.dim() == 0 else t.unsqueeze(-1)
+def _outer(noise: str, a: Tensor, W: Tensor) -> Tensor:
+    """Cotangent of g from that of ``g W``."""
+    return a * W if noise == "diagonal" else a.unsqueeze(-1) * W.unsqueeze(-2)
 
 
-def by_step(problem: Problem, grad: Tensor) -> dict[int, Tensor]:
+def by_step(problem: engine.Problem, grad: Tensor) -> dict[int, Tensor]:
     """Cotangents of the rows ``(series, time, state)``, by the number of steps before each."""
     save = problem.grid.save
     arrivals: dict[int, Tensor] = {}
