@@ -168,7 +168,7 @@ class TwinMLP(nn.Module):
         )
 
     def forward(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs ``(series, out)`` of both, at times ``()`` or ``(series, 1)`` and states ``(series, in)``."""
+        """Outputs ``(series, out)`` of both; times are ``()`` or ``(series, 1)``, states ``(series, in)``."""
         if t.dim() == 0:
             z = nn.functional.linear(y, self.weight, self.bias + t * self.pace)
         else:
