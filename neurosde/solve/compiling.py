@@ -54,7 +54,7 @@ class Compiler:
                 with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
                     warnings.simplefilter("ignore")  # of the compiler's own inner workings
                     return _program(self.kind, function)(*arguments)
-            except Exception as error:  # whatever the compiler cannot do, eager steps can
+            except torch._dynamo.exc.TorchDynamoException as error:
                 self._give_up(error)
         begin = time.perf_counter()
         result = function(*arguments)

@@ -134,7 +134,7 @@ def march_through(model: Model, table: Block, begin: Tensor, end: Tensor, state:
         moved = (part.contiguous() for on, part in zip(changes, after, strict=True) if on)
         return (i + 1, *moved)
 
-    moving = tuple(part.contiguous() for on, part in zip(changes, fixed, strict=True) if on)
+    moving = tuple(part.clone() for on, part in zip(changes, fixed, strict=True) if on)  # none may be another
     loop: Callable[..., tuple[Tensor, ...]] = torch.while_loop
     return whole(loop(going, body, (begin, *moving))[1:])
 

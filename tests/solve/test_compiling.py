@@ -8,7 +8,7 @@ import torch
 import neurosde as nsde
 from neurosde.errors import DataError
 from neurosde.noise import BrownianPath
-from neurosde.solve import Heun, compiling
+from neurosde.solve import Heun, ReversibleHeun, compiling
 
 
 class Network(nsde.SDE):
@@ -56,14 +56,94 @@ def test_compiled_steps_are_the_steps(sde_type):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+FORMS = {"loop": {}, "blocks": {"ts": torch.linspace(0, 1, 21)}, "training": {"gradient": "backprop"}}
+FORMS["checkpoint"] = {"gradient": "checkpoint"}
+FORMS["undone"] = {"gradient": "reversible"}
+
+
 @pytest.mark.slow
-def test_other_batches_and_steps_soon_need_no_more_compiling():
-    sde, counts = Network(), []
-    with torch.no_grad():
-        for n, dt in ((8, 0.1), (16, 0.1), (24, 0.03), (33, 0.01), (40, 0.02)):
-            nsde.solve(sde, torch.zeros(n, 3, dtype=torch.float64), [0.0, 1.0], dt=dt, compile="chunk")
-            counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert counts[2] == counts[3] == counts[4]
+@pytest.mark.parametrize("form", FORMS)
+def test_other_batches_horizons_and_steps_need_no_more_compiling(form):
+    options = dict(FORMS[form])
+    ts = options.pop("ts", torch.tensor([0.0, 1.0]))
+    sde = Network("stratonovich" if form == "undone" else "ito")
+    counts = []
+    for n, dt, horizon in ((8, 0.02, 1.0), (16, 0.02, 1.0), (24, 0.01, 2.0), (33, 0.005, 0.7)):
+        with torch.set_grad_enabled("gradient" in options):
+            start = torch.zeros(n, 3, dtype=torch.float64)
+            solution = nsde.solve(sde, start, horizon * ts, dt=dt, compile="chunk", **options)
+        if "gradient" in options:
+            solution.ys.sum().backward()
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert counts == counts[:1] * len(counts)
+
+
+@pytest.mark.slow
+def test_the_loop_of_inference_takes_the_same_steps():
+    """Requested times, running costs, own times, remainders, and what a method carries."""
+    sde, y0 = Network("stratonovich"), torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3)
+    cost = nsde.RunningCost(lambda t, y: y.square().sum(-1), lambda t, y: y)
+    own = torch.linspace(0, 1, 3, dtype=torch.float64) * torch.linspace(0.5, 1, 5).unsqueeze(-1)
+    for more in (
+        {"ts": [0.0, 0.37, 1.0], "stepper": ReversibleHeun()},
+        {"ts": [0.0, 0.5, 0.6, 1.0], "running": (cost,)},
+        {"ts": own, "running": (cost,), "dt": torch.linspace(0.01, 0.02, 5, dtype=torch.float64)},
+    ):
+        with torch.no_grad():
+            off, on = (
+                nsde.solve(sde, y0, **{"dt": 0.013, **more}, seed=0, compile=c) for c in ("off", "chunk")
+            )
+        assert torch.allclose(off.ys, on.ys, rtol=1e-11, atol=1e-12)
+        for name in off.running:
+            assert torch.allclose(off.running[name], on.running[name], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_series_that_blows_up_leaves_the_others_as_they_are():
+    class Cubic(nsde.SDE):
+        def drift(self, t, y):
+            return y**3
+
+        def diffusion(self, t, y):
+            return 0.1 * torch.ones_like(y)
+
+    y0 = torch.tensor([[0.1], [50.0], [-0.2]], dtype=torch.float64)
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="1 of 3 series failed; series 1"):
+        off, on = (
+            nsde.solve(Cubic(), y0, [0.0, 0.5, 1.0], dt=0.01, seed=0, compile=c) for c in ("off", "chunk")
+        )
+    assert off.status.tolist() == on.status.tolist() == [0, 1, 0]
+    assert torch.allclose(off.ys, on.ys, rtol=1e-11, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ts", [[0.0, 1.0], [0.0, 0.333, 0.666, 1.0]])
+def test_steps_are_undone_by_compiled_blocks_as_well(ts):
+    sde, results = Network("stratonovich"), []
+    for mode in ("off", "chunk"):
+        sde.zero_grad()
+        start = torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3).requires_grad_()
+        solution = nsde.solve(sde, start, ts, dt=0.013, seed=0, compile=mode, gradient="reversible")
+        solution.ys.square().sum().backward()
+        results.append((solution.ys.detach(), start.grad, sde.A.grad.clone()))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_the_quick_tangent_is_within_a_few_digits_of_torchs():
+    from neurosde.solve.tangent import QuickTangent
+
+    x = torch.cat((torch.linspace(-12, 12, 400_001), torch.logspace(-30, 1, 10_000)))
+    x = torch.cat((x, torch.tensor([0.0, torch.inf, -torch.inf, torch.nan])))
+    quick = torch.compile(torch.tanh, options={"post_grad_custom_pre_pass": QuickTangent()})(x)
+    exact = torch.tanh(x.double())
+    error = ((quick - exact) / exact.abs().clamp(min=1e-30))[:-4].abs().max()
+    assert 1e-8 < error < 4e-7  # another function than torch's, whose error is half of the last place
+    assert quick[:-1].abs().max() <= 1
+    assert quick[-4] == 0
+    assert (quick[-3:-1].abs() > 1 - 4e-7).all()
+    assert quick[-1].isnan()
 
 
 @pytest.mark.slow
