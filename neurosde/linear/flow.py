@@ -41,14 +41,14 @@ class FilteredNoise(NamedTuple):
 
     Parameters
     ----------
-    on_H, on_K
-        Regression of the integral on the space-time integrals, ``Z psi g``, divided by Z.
+    slopes
+        Regression of the integral on the space-time integrals H and K, divided by Z: two matrices
+        ``(*duration, state, noise)``.
     root
         A root of S, ``(*duration, state, state)``: the integral has the covariance ``Z S Z'`` given W.
     """
 
-    on_H: Tensor
-    on_K: Tensor
+    slopes: tuple[Tensor, Tensor]
     root: Tensor
 
 
@@ -124,9 +124,8 @@ def matched(noise: FilteredNoise, richness: int) -> Tensor:
     Tensor
         ``(*duration, state, richness * noise)``.
     """
-    regression = noise.on_H / 12**0.5
-    if richness == 2:
-        regression = torch.cat((regression, noise.on_K / 720**0.5), -1)
+    scaled = [slope / n**0.5 for slope, n in zip(noise.slopes, (12, 720), strict=True)]
+    regression = torch.cat(scaled[:richness], -1)
     return noise.root @ isometry(noise.root.mT @ regression)
 
 
@@ -178,7 +177,7 @@ def _flow(Z: Tensor, g: Tensor | None) -> tuple[Flow, FilteredNoise | None]:
         E, z = 2 * E + E @ E, 2 * z
         decayed = Phi.abs().sum(-2, keepdim=True).amax(-1, keepdim=True) < 0.5
         Phi = torch.where(decayed, Phi @ Phi, eye + E)
-    noise = None if g is None else FilteredNoise(on_H @ g.to(Z), on_K @ g.to(Z), root)
+    noise = None if g is None else FilteredNoise((on_H @ g.to(Z), on_K @ g.to(Z)), root)
     return Flow(Z, Phi, phi1, phi2), noise
 
 
@@ -214,7 +213,7 @@ def _coefficients() -> Tensor:
 
 
 def _gauss(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss and Legendre's rule on [0, 1], from Jacobi's matrix (Golub & Welsch 1969)."""
+    """Gauss and Legendre's nodes and weights on [0, 1], from Jacobi's matrix (Golub & Welsch 1969)."""
     k = torch.arange(1, n, dtype=torch.float64)
     beside = k / (4 * k * k - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))

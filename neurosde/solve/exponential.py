@@ -11,9 +11,9 @@ class ExponentialEuler(AbstractStepper):
 
     ``y+ = e^{-x} y + h phi1 (f + D y) + I``, ``x = D h``, ``phi1 = int_0^1 e^{-x s} ds``, with rates or a
     matrix D (the classical exponential Euler scheme; Oh, Lim & Kim 2024 leave the noise open). ``I = int
-    e^{-D(h-u)} g dW_u`` is taken from the increment and the space-time integral, ``I = phi1 g W - b g H`` with
-    ``b b' / 12 = int_0^1 e^{-x s} e^{-x' s} ds - phi1 phi1'``, nearest to the regression on H, which it meets
-    as ``x -> 0``: so solves at different steps follow the same path.
+    e^{-D(h-u)} g dW_u`` is taken from the increment and the space-time integral, ``I = phi1 g W - b g H``
+    with ``b b' / 12 = int_0^1 e^{-x s} e^{-x' s} ds - phi1 phi1'``, nearest to the regression on H, which it
+    meets as ``x -> 0``: so solves at different steps follow the same path.
 
     Where the rest and g are constant, the joint law of W and y is exact for rates with diagonal noise, and
     for a matrix with ``g g'`` a multiple of the identity; for other noise the law of each mode is exact and

@@ -51,8 +51,9 @@ class LieSplitting(AbstractStepper):
     The drift first, then the noise, each by its own exact flow with its coefficients frozen (Lie's splitting;
     Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural LNSDE): a linear part ``-D y`` declared by ``decay``
     is integrated exactly, ``x = D h``, ``phi1 = (1 - e^{-x}) / x``, and nothing declared is D = 0. In
-    Stratonovich's calculus without the ``|sigma|^2``. Exact where the rest of the drift is zero and sigma constant; the
-    noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y, 1/2 where it does.
+    Stratonovich's calculus without the ``|sigma|^2``. Exact where the rest of the drift is zero and sigma
+    constant; the noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y, 1/2
+    where it does.
 
     Examples
     --------

@@ -40,9 +40,9 @@ class AbstractLinearPart(abc.ABC):
 
     @abc.abstractmethod
     def swing(self) -> Tensor:
-        """Weight of ``-g H``, with which a noise that is constant and the same for all states keeps its law.
+        """Weight of ``-g H`` that gives noise alike in all directions its exact law.
 
-        ``b`` with ``b b' / 12 = int e^{-x s} e^{-x' s} ds - phi1 phi1'``, as near as may be to the regression.
+        ``b`` with ``b b' / 12 = int e^{-x s} e^{-x' s} ds - phi1 phi1'``, nearest to the regression on H.
         """
 
 
@@ -83,7 +83,7 @@ class DiagonalPart(AbstractLinearPart):
 
 
 class MatrixPart(AbstractLinearPart):
-    """A matrix: so are the weights, ``(step, 1 or series, state, state)``, computed once a distinct length."""
+    """A matrix: so are the weights, ``(step, 1 or series, state, state)``, one calculation a length."""
 
     def __init__(self, h: Tensor, D: Tensor):
         durations, self.place = distinct(h.squeeze(-1)) if D.dim() == 2 else (h.squeeze(-1), None)

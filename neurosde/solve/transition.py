@@ -13,14 +13,14 @@ from neurosde.typing import Tensor
 
 
 class LinearTransition(AbstractStepper):
-    """``y+ = Phi y + m + phi1 L W + Z k (H, K)``, ``Z = A h``: the transition of a linear SDE on its own path.
+    """``y+ = Phi y + m + phi1 L W + Z k (H, K)``, ``Z = A h``: the transition of a linear SDE on its path.
 
     ``Phi = e^Z``, ``m = h phi1 b`` and ``phi1 = int_0^1 e^{Z s} ds``. Given W, the integral ``I = int
-    e^{A(h-u)} L dW_u`` is normal around ``phi1 L W``; k is what brings its covariance from H and K, nearest to
-    the regression on them (a partial isometry does it; see :mod:`neurosde.linear.flow`). So the joint law of W
-    and the end of the step is exact whatever h and A, and solves with different steps follow one path with
-    strong order 3. The noise of H and K must reach every state, ``rank [L, A L] = state``: any invertible L,
-    and positions whose velocities are driven.
+    e^{A(h-u)} L dW_u`` is normal around ``phi1 L W``; k is what brings its covariance from H and K, nearest
+    to the regression on them (a partial isometry does it; see :mod:`neurosde.linear.flow`). So the joint law
+    of W and the end of the step is exact whatever h and A, and solves with different steps follow one path
+    with strong order 3. The noise of H and K must reach every state, ``rank [L, A L] = state``: any
+    invertible L, and positions whose velocities are driven.
 
     Raises
     ------
@@ -46,7 +46,7 @@ class LinearTransition(AbstractStepper):
     evaluations = (0, 0)
 
     def why_not(self, sde: SDE) -> str | None:
-        """Refuse also what is linear in name only, and noise that two integrals do not carry to all states."""
+        """Refuse also what is linear in name only, and noise that H and K do not carry to all states."""
         reason = super().why_not(sde)
         if reason is not None or not isinstance(sde, LinearSDE):
             return reason

@@ -1,5 +1,6 @@
 """Matrix functions of a linear flow, and what it makes of noise, against SciPy and quadrature."""
 
+import itertools
 import math
 
 import numpy as np
@@ -18,8 +19,7 @@ MATRICES = {
     "coupled": np.array([[-1.0, 0.3], [0.2, -0.4]]),
     "oscillator": np.array(OSCILLATOR),
     "a turn": 2 * math.pi * np.array(ROTATION),
-    "no regression": 8.986818915818128
-    * np.array(ROTATION),  # tan(x/2) = x/2: H tells nothing of the integral
+    "no regression": 8.986818915818128 * np.array(ROTATION),  # tan(x/2) = x/2: H tells nothing
     "shear": np.array([[-1.0, 300.0], [0.0, -1.0]]),
     "singular": np.array([[0.0, 1.0], [0.0, -0.5]]),
     "growing": np.array([[3.0, 1.0], [-1.0, 2.0]]),
@@ -33,7 +33,7 @@ def average(Z, density):
     mesh = np.concatenate(([0.0], np.geomspace(1e-6, 1, 25)))
     pieces = [
         integrate.quad_vec(lambda s: density(s) * linalg.expm(Z * s), a, b, epsabs=1e-13)[0]
-        for a, b in zip(mesh[:-1], mesh[1:], strict=True)
+        for a, b in itertools.pairwise(mesh)
     ]
     return sum(pieces)
 
@@ -46,8 +46,8 @@ def test_functions_are_their_integrals(Z):
     densities = [
         (flow.phi1, lambda s: 1.0),
         (flow.phi2, lambda s: 1 - s),
-        (noise.on_H, lambda s: 6 * s * (1 - s)),
-        (noise.on_K, lambda s: 60 * s * (1 - s) * (2 * s - 1)),
+        (noise.slopes[0], lambda s: 6 * s * (1 - s)),
+        (noise.slopes[1], lambda s: 60 * s * (1 - s) * (2 * s - 1)),
     ]
     for value, density in densities:
         assert np.allclose(value, average(Z, density), rtol=1e-9, atol=1e-10 * scale)
@@ -88,7 +88,7 @@ def test_the_coupling_is_the_nearest_one():
     gaps = []
     for tau in (0.2, 0.1):
         _, noise = filtered_noise(tau * Z, torch.eye(2))
-        k, regression = matched(noise, 1), noise.on_H / 12**0.5
+        k, regression = matched(noise, 1), noise.slopes[0] / 12**0.5
         gaps.append(float((k - regression).norm()))
         for angle in (0.3, -0.3, math.pi):
             turn = torch.tensor(
