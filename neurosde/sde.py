@@ -63,9 +63,21 @@ class SDE(nn.Module, abc.ABC):
         return self.drift(t, y), self.diffusion(t, y)
 
     def decay(self, t: Tensor) -> Tensor | None:
-        """Rates ``a >= 0`` of a declared linear part ``-a y`` of the drift, ``(state,)``; None declares none.
+        """Declared linear part ``-D y`` of the drift: rates ``(state,)`` or a matrix; None declares none.
 
         Exponential steppers integrate this part exactly; ``drift`` still returns the whole drift.
+
+        Parameters
+        ----------
+        t
+            ``()``, or times with axes in front, ``(step, 1 or series, 1)``.
+
+        Returns
+        -------
+        Tensor or None
+            Rates ``a``, ``(state,)`` or ``(step, 1 or series, state)`` if they move in time, for ``-a y``; or
+            a matrix ``D``, ``(state, state)`` at a single time, such as ``-A`` for a part ``A y``. A matrix
+            that moves returns ``(step, ...)`` of any shape for many times, and is then asked time by time.
         """
         return None
 

@@ -101,6 +101,10 @@ class LinearSDE(SDE):
         """``L``, the same for every series."""
         return self.L.to(y).expand(*y.shape[:-1], *self.L.shape)
 
+    def decay(self, t: Tensor) -> Tensor:
+        """``-A``, so that an SDE with a further drift, a subclass, has its linear part integrated exactly."""
+        return -self.A
+
     def transition(self, duration: float | Tensor) -> Transition:
         """Exact law after one or many durations; see :func:`linear_transition`."""
         return linear_transition(self.A, self.b, self.L, duration)

@@ -23,6 +23,7 @@ from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, S
 from neurosde.solve.solution import Solution, Status
 from neurosde.solve.stepper import AbstractStepper, Step, Stepped
 from neurosde.solve.torchsde import sdeint, sdeint_adjoint
+from neurosde.solve.transition import LinearTransition
 
 __all__ = [
     "QUICSORT",
@@ -40,6 +41,7 @@ __all__ = [
     "GeneralShARK",
     "Heun",
     "LieSplitting",
+    "LinearTransition",
     "LogEuler",
     "LogODE",
     "Midpoint",

@@ -12,6 +12,7 @@ from neurosde.solve.milstein import Milstein
 from neurosde.solve.rossler import SRK
 from neurosde.solve.runge_kutta import SEA, SRA1, GeneralShARK, ShARK, SlowRK, SPaRK
 from neurosde.solve.stepper import AbstractStepper
+from neurosde.solve.transition import LinearTransition
 from neurosde.typing import Any
 
 STEPPERS: tuple[AbstractStepper, ...] = (
@@ -36,9 +37,11 @@ STEPPERS: tuple[AbstractStepper, ...] = (
     LogEuler(),
     ShOULD(),
     QUICSORT(),
+    LinearTransition(),
 )
 # the first that fits is taken: those that know an SDE's form come before those that know its calculus
 FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (
+    LinearTransition(),
     QUICSORT(),
     LogEuler(),
     LieSplitting(),

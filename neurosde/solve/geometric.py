@@ -4,7 +4,7 @@ import torch
 
 from neurosde.forms import GeometricSDE, LinearNoiseSDE
 from neurosde.sde import SDE, diffuse
-from neurosde.solve.phi import phi1
+from neurosde.solve.linear_part import linear_part, narrow, weigh
 from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
 from neurosde.typing import Tensor
 
@@ -46,13 +46,14 @@ class LogEuler(AbstractStepper):
 
 
 class LieSplitting(AbstractStepper):
-    """``y+ = (e^{-ah} y + phi (f + a y)) exp(sigma W - h/2 |sigma|^2)`` for ``dy = f dt + y sigma dW``.
+    """``y+ = (e^{-x} y + h phi1 (f + D y)) exp(sigma W - h/2 |sigma|^2)`` for ``dy = f dt + y sigma dW``.
 
     The drift first, then the noise, each by its own exact flow with its coefficients frozen (Lie's splitting;
-    Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural LNSDE): a linear part ``-a y`` declared by ``decay``
-    is integrated exactly, ``phi = (1 - e^{-ah}) / a``, and nothing declared is a = 0. In Stratonovich's
-    calculus without the ``|sigma|^2``. Exact where the rest of the drift is zero and sigma constant; the
-    noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y, 1/2 where it does.
+    Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural LNSDE): a linear part ``-D y`` declared by ``decay``
+    is integrated exactly, ``x = D h``, ``phi1 = (1 - e^{-x}) / x``, and nothing declared is D = 0. In
+    Stratonovich's calculus without the ``|sigma|^2``. Exact where the rest of the drift is zero and sigma
+    constant; the noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y, 1/2
+    where it does.
 
     Examples
     --------
@@ -68,20 +69,18 @@ class LieSplitting(AbstractStepper):
 
     def weights(self, sde: SDE, t: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Rates, and the weights of y and of the rest of the drift; none where no linear part is declared."""
-        rates = sde.decay(t)
-        if rates is None:
+        if sde.decay(t) is None:
             return ()
-        a, h64 = rates.to(torch.float64), h.to(torch.float64)
-        weights = (a.expand_as(a * h64), torch.exp(-a * h64), h64 * phi1(a * h64))
-        return tuple(weight.to(h.dtype) for weight in weights)
+        part = linear_part(sde, t, h)
+        return narrow(h, (part.D, part.keep(), part.h * part.mean()))
 
     def step(self, sde: SDE, step: Step, y: Tensor, carry: Carry) -> Stepped:
         """One step; see :class:`LieSplitting`."""
         assert isinstance(sde, LinearNoiseSDE)  # the door has checked the form
         f, sigma = sde.drift(step.t, y), sde.relative_diffusion(step.t, y)
         if step.weights:
-            rates, keep, push = step.weights
-            drifted = keep * y + push * (f + rates * y)
+            D, keep, push = step.weights
+            drifted = weigh(keep, y) + weigh(push, f + weigh(D, y))
         else:
             drifted = y + step.h * f
         return Stepped(drifted * torch.exp(log_noise(sde, sigma, step)))

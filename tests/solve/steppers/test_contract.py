@@ -68,8 +68,20 @@ class Well(torch.nn.Module):
         return x + self.gain.to(x) * torch.sin(2 * x)
 
 
+class Relaxing(nsde.LinearSDE):
+    """A linear SDE with a parameter; whoever steps it asks nothing of its fields."""
+
+    def __init__(self):
+        gain = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        super().__init__(torch.stack((gain - 1, gain, -gain, gain - 2)).view(2, 2))
+        self.gain, self.calls = gain, [0, 0]
+
+
 def fitting(stepper):
     """An SDE that a stepper steps, with its counter and a parameter."""
+    if stepper.form is nsde.LinearSDE:
+        sde = Relaxing()
+        return sde, sde
     if stepper.form is UnderdampedLangevin:
         well = Well()
         return UnderdampedLangevin(well), well
