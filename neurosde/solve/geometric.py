@@ -29,9 +29,9 @@ class LogEuler(AbstractStepper):
 
     Euler's step of ``log |y|`` (Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural GSDE). In Stratonovich's
     calculus the Euler-Heun step of it, ``y exp(gamma h + 1/2 (sigma + sigma(t + h, y e^{sigma W})) W)``, with
-    one more evaluation of sigma. Exact where gamma and sigma are constant. The sign of y is kept. Strong order
-    1 where sigma does not depend on y, for then the noise of log y is additive; where it does 1/2, and in
-    Stratonovich's calculus 1 for commutative noise.
+    one more evaluation of sigma. Exact where gamma and sigma are constant. The sign of y is kept. Strong
+    order 1 where sigma does not depend on y, for then the noise of log y is additive; where it does 1/2, and
+    in Stratonovich's calculus 1 for commutative noise.
 
     Examples
     --------
@@ -59,8 +59,8 @@ class LieSplitting(AbstractStepper):
     Oh, Lim & Kim 2024, arXiv 2402.14989, for the Neural LNSDE): a linear part ``-a y`` declared by ``decay``
     is integrated exactly, ``phi = (1 - e^{-ah}) / a``, and nothing declared is a = 0. In Stratonovich's
     calculus the noise is that of :class:`LogEuler` there. Exact where the rest of the drift is zero and sigma
-    constant; the noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y; where
-    it does 1/2, and in Stratonovich's calculus 1 for commutative noise.
+    constant; the noise keeps the sign of what it meets. Strong order 1 where sigma does not depend on y;
+    where it does 1/2, and in Stratonovich's calculus 1 for commutative noise.
 
     Examples
     --------

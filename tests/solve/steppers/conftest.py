@@ -247,6 +247,11 @@ def wavy_well():
     return UnderdampedLangevin(lambda x: x + torch.sin(2 * x), friction=1.2, u=0.8)
 
 
+def linear_well():
+    """The same with ``grad U = x``."""
+    return UnderdampedLangevin(lambda x: x, friction=1.2, u=0.8)
+
+
 class Laboratory:
     """The problems, the noise that their solves share, and the errors of a stepper on them."""
 
@@ -266,6 +271,10 @@ class Laboratory:
             other = QUICSORT() if isinstance(stepper, ShOULD) else ShOULD()
             sde = best = self.well()
             return sde, noise, start, self.reference(f"well, {n}", best, other, noise, finest, start)
+        if stepper.form is nsde.LinearSDE:  # the same dynamics with a linear force, as a matrix
+            noise, start = self.noise("space-time-time", n, 1, finest), [0.5, 0.0]
+            sde, best = nsde.LinearSDE([[0.0, 1.0], [-0.8, -1.2]], L=[[0.0], [1.92**0.5]]), linear_well()
+            return sde, noise, start, self.reference(f"linear, {n}", best, QUICSORT(), noise, finest, start)
         channels = 2 if kind == "general" else 1
         noise = self.noise("space-time", n, channels, finest)
         if issubclass(stepper.form, LinearNoiseSDE):

@@ -7,7 +7,6 @@ import torch
 from scipy import stats
 
 from neurosde.calculus import to_ito, to_stratonovich
-from neurosde.forms import UnderdampedLangevin
 from neurosde.solve import SRK, STEPPERS, Milstein, SlowRK
 
 FINEST, N = 8, 1000
@@ -17,9 +16,9 @@ MULTIPLICATIVE = [
     (stepper, calculus)
     for stepper in (*STEPPERS, Milstein(derivative_free=True))
     for calculus in stepper.sde_types
-    if not stepper.needs_additive and stepper.form is not UnderdampedLangevin
+    if stepper.strong_order[:2] != (None, None)
 ]
-ADDITIVE = [stepper for stepper in STEPPERS if (stepper, stepper.sde_types[0]) not in MULTIPLICATIVE]
+ADDITIVE = [stepper for stepper in STEPPERS if stepper.strong_order[:2] == (None, None)]
 QUANTILE = stats.norm.isf(1e-5 / 2 / (3 * len(MULTIPLICATIVE)))  # false alarms of the whole file: 1e-5
 
 
@@ -70,13 +69,12 @@ def test_the_limit_is_that_of_the_calculus_and_conversion_leads_to_the_other(lab
 @pytest.mark.parametrize("stepper", ADDITIVE, ids=name)
 def test_additive_noise_has_one_limit(lab, stepper):
     """Bit for bit the same under either name."""
-    noise = lab.noise("space-time-time" if stepper.levy == "space-time-time" else "space-time", 50, 1, 5)
+    claim = next(claim for claim in lab.CLAIMS if claim.stepper is stepper)
+    sde, noise, start, _ = lab.problem(claim, 50, 5)
     ends = []
     for calculus in OTHER:
-        langevin = stepper.form is UnderdampedLangevin
-        sde = lab.well() if langevin else lab.Wavy(calculus)
         sde.sde_type = calculus
-        ends.append(lab.end(sde, stepper, noise, 4, [0.5, 0.0] if langevin else [0.5]))
+        ends.append(lab.end(sde, stepper, noise, 4, start))
     assert torch.equal(*ends)
 
 

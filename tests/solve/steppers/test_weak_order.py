@@ -25,6 +25,7 @@ def test_every_claim(lab, claim):
     F is the square. The logarithm for the methods that step it, and y itself where their noise mixes states,
     at longer steps, for the noise of 12 000 paths hides the bias of short ones. Also y itself under scalar
     noise, and under additive noise of methods for any noise, for whom the square's error is too small.
+    Where the law is exact, the paths of order 3 are all that is left.
     """
     sde, noise, start, exact = lab.problem(claim, 12_000, 7)
     proportional, general = isinstance(sde, lab.Growth), claim.kind == "general"
@@ -34,7 +35,7 @@ def test_every_claim(lab, claim):
     if second or isinstance(sde, lab.Stretched) or (proportional and general):
         function = mean
     errors = lab.weak_errors(sde, claim.stepper, noise, exponents, start, exact, function)
-    assert lab.slope(errors, exponents) > claim.weak - BAND
+    assert lab.slope(errors, exponents) > min(claim.weak, 3.0) - BAND
 
 
 def test_no_stepper_is_forgotten(lab):
