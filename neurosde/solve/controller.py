@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import torch
 
@@ -92,13 +93,15 @@ class PIController:
             )
         if not (math.isfinite(self.shortest) and self.shortest >= 0):
             raise DataError(f"shortest: expected a finite length of time >= 0, got {self.shortest!r}.")
+        if not all(isinstance(time, numbers.Real) and math.isfinite(time) for time in self.jump_times):
+            raise DataError(f"jump_times: expected finite times, got {tuple(self.jump_times)!r}.")
         if self.first is not None and not (math.isfinite(self.first) and self.first > 0):
             raise DataError(f"first: expected a positive first step, got {self.first!r}.")
 
     def error(self, error: Tensor, y: Tensor, ahead: Tensor) -> Tensor:
-        """Scaled error of a step, ``(clock,)``; infinite where it is not a number."""
+        """Scaled error of a step, ``(clock,)``: 0 where there is none, infinite where it is not a number."""
         scale = self.atol + self.rtol * torch.maximum(y.abs(), torch.nan_to_num(ahead, nan=0.0).abs())
-        square = (error / scale).square()
+        square = torch.where(error == 0, 0.0, error / scale).square()  # atol = 0 leaves a zero state no scale
         mean = square.mean().unsqueeze(0) if self.whole_batch else square.mean(-1)
         return torch.nan_to_num(mean, nan=math.inf).to(torch.float64).sqrt()
 

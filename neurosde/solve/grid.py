@@ -8,6 +8,8 @@ import torch
 from neurosde.errors import DataError, ShapeError
 from neurosde.typing import Any, Tensor
 
+MOST_STEPS = 2**27  # of one series; more would take days, and more memory than there is
+
 
 class TimeGrid(NamedTuple):
     """Ends of the steps of a solve, and where among them the requested times stand.
@@ -94,7 +96,10 @@ def check_dt(dt: Any, ts: Tensor) -> Tensor:
     span = last - ts[..., 0]
     if dt is None:
         return torch.where(span > 0, span / 100, 1.0)
-    dt = torch.as_tensor(dt, dtype=torch.float64, device=ts.device).detach()
+    try:
+        dt = torch.as_tensor(dt, dtype=torch.float64, device=ts.device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"dt: expected a number or one a series, got {dt!r}.") from error
     if dt.dim() > 0 and dt.shape != span.shape:
         raise ShapeError(
             f"dt: expected a number or one a series {tuple(span.shape)}, got shape {tuple(dt.shape)}."
@@ -126,6 +131,11 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     Returns
     -------
     TimeGrid
+
+    Raises
+    ------
+    DataError
+        If there would be more than ``2**27`` steps.
     """
     rows = torch.atleast_2d(ts)
     known = ~torch.isnan(rows)
@@ -133,6 +143,13 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     filled = torch.where(known, rows, last)
     lengths = filled.diff()
     quotient = lengths / (dt.unsqueeze(-1) if dt.dim() else dt)
+    most, longest = quotient.sum(-1).max(dim=0)
+    if float(most) > MOST_STEPS:
+        step = float(dt[longest] if dt.dim() else dt)
+        raise DataError(
+            f"dt = {step:g} asks for {float(most):.3g} steps; expected at most {MOST_STEPS}; "
+            "give a longer step, in the unit of ts."
+        )
     counts = torch.ceil(quotient - torch.clamp(1e-6 * quotient, min=1e-4)).clamp(min=1).to(torch.int64)
     counts = torch.where(lengths > 0, counts, 0)
     reached = torch.cat((counts.new_zeros(len(rows), 1), counts.cumsum(-1)), dim=-1)

@@ -65,7 +65,7 @@ class ForeignNoise(AbstractNoise):
     """
 
     def __init__(self, motion: Motion, shape: tuple[int, int]):
-        self.motion, self.shape = motion, shape
+        self.motion, self.shape = motion, tuple(getattr(motion, "shape", shape))
         known = getattr(motion, "levy_area_approximation", "none")
         self.levy = "none" if known == "none" else "space-time"
 
@@ -113,6 +113,11 @@ def choose_noise(
             return FreshNoise(shape, **plain) if series is None else StepNoise(shape, series=series, **plain)
         return path_over(grid.times, seed, series, stepper.levy, shape, dtype)
     if isinstance(noise, Tensor):
+        if noise.dim() == 3 and len(noise) != grid.length:
+            raise ShapeError(
+                f"noise: expected an increment a step, {(grid.length, *shape)}, got {tuple(noise.shape)}; "
+                "the steps are those that dt makes of ts."
+            )
         noise = GivenNoise(BrownianIncrement(grid.times.diff(), noise.to(dtype)))
     elif not isinstance(noise, AbstractNoise):
         if not callable(noise):
@@ -135,10 +140,11 @@ def choose_path(
     Raises
     ------
     DataError
-        If a source is given that is not a path, or one that does not start where the solve does.
+        If a source is given that is not a path, or one that does not start where the solve does; if two of
+        the times lie inside one leaf of the path.
     """
     if noise is None:
-        return path_over(times, as_seed(seed), series, stepper.levy, shape, dtype)
+        return check_leaves(path_over(times, as_seed(seed), series, stepper.levy, shape, dtype), times)
     if not isinstance(noise, BrownianPath):
         raise DataError(
             f"noise: adaptive steps ask for any interval, so they need a BrownianPath; "
@@ -151,7 +157,23 @@ def choose_path(
             f"noise: the path spans [{noise.t0.tolist()}, {noise.t1.tolist()}]; expected it to start at the "
             "first time of the solve and to reach its last."
         )
-    return noise
+    return check_leaves(noise, times)
+
+
+def check_leaves(path: BrownianPath, times: Tensor) -> BrownianPath:
+    """Refuse two times inside one leaf of a path: cut twice, a leaf would not give them their joint law."""
+    rows = torch.atleast_2d(times)
+    start, end = (torch.atleast_1d(x).unsqueeze(-1) for x in (path.t0, path.t1))
+    place = (rows - start) / (end - start) * 2.0**path.levels
+    inside = (place[:, :-1].frac() > 0) & (place[:, :-1].floor() == place[:, 1:].floor())
+    if bool(inside.any()):
+        row, column = inside.nonzero()[0].tolist()
+        near = rows[row, column : column + 2].tolist()
+        raise DataError(
+            f"ts: {near[0]!r} and {near[1]!r} lie inside one leaf of the Brownian path, 2**-{path.levels} of "
+            "its span; drop one, or pass a BrownianPath with a smaller tol."
+        )
+    return path
 
 
 def path_over(

@@ -4,9 +4,9 @@ import warnings
 
 import torch
 
-from neurosde.errors import DataError, ShapeError
+from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.sde import SDE, ForeignSDE, as_sde, divergence_cost
-from neurosde.solve.choice import choose_stepper
+from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.controller import PIController
 from neurosde.solve.entry import Options, solve_with_carry
 from neurosde.solve.euler import EulerMaruyama
@@ -203,7 +203,7 @@ def _integrate(
         raise ShapeError(
             f"y0: expected a tensor (series, state), got {getattr(y0, 'shape', type(y0).__name__)}."
         )
-    names = dict(names or {})
+    ts, names = _as_times(ts), dict(names or {})
     prior_name = names.pop("prior_drift", "h")
     model = as_sde(sde, names)
     if tensors is not None:
@@ -230,7 +230,9 @@ def _integrate(
 
 def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
     """Choose torchsde's method by name, or its own default."""
-    method = call.method
+    method, options = call.method, call.options or {}
+    if not isinstance(options, Mapping):
+        raise DataError(f'options: expected a dict such as {{"grad_free": True}}, got {options!r}.')
     if method is None:
         ito = "euler" if sde.noise_type == "general" else "srk"
         method = ito if sde.sde_type == "ito" else "midpoint"
@@ -239,16 +241,30 @@ def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
     if method == "srk" and sde.noise_type == "additive":
         stepper: AbstractStepper = SRA1()
     elif method == "milstein":
-        stepper = Milstein(derivative_free=bool((call.options or {}).get("grad_free", False)))
+        stepper = Milstein(derivative_free=bool(options.get("grad_free", False)))
     else:
         stepper = METHODS[method]()
     if call.adaptive is not None and not stepper.embedded:
         return choose_stepper(sde, adaptive=True)
-    return stepper
+    try:
+        return check_stepper(stepper, sde, call.adaptive is not None)
+    except SolveError as error:  # what torchsde takes for an unusable value
+        raise DataError(f"method: {method!r} does not fit; {error}") from error
+
+
+def _as_times(ts: Any) -> Tensor:
+    try:
+        return torch.as_tensor(ts, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"ts: expected a tensor or a list of numbers, (time,), got {ts!r}.") from error
 
 
 def _to_carry(state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
     """Turn around: torchsde hands on (f, g, z), this backend (z, f, g)."""
+    if state and len(state) != 3:
+        raise DataError(
+            f"extra_solver_state: expected what extra=True gave, the tensors (f, g, z), got {len(state)}."
+        )
     return (state[2], state[0], state[1]) if state else None
 
 

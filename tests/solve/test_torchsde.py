@@ -205,3 +205,168 @@ def test_errors_are_value_errors_as_theirs_and_name_the_argument():
         nsde.sdeint(Theirs(), start()[0], TS)
     with pytest.warns(UserWarning, match=r"unexpected arguments \['trapezoidal_approx'\]"):
         nsde.sdeint(Theirs(), start(), TS, dt=0.1, trapezoidal_approx=True)
+
+
+class Mistaken(Theirs):
+    """A drift or a diffusion of a wrong shape."""
+
+    def __init__(self, wrong, noise_type="diagonal"):
+        super().__init__("ito", noise_type)
+        self.wrong = wrong
+
+    def f(self, t, y):
+        return {"f, state": y[:, :1], "f, axis": y.sum(-1), "f, series": y[:2]}.get(self.wrong, -y)
+
+    def g(self, t, y):
+        if self.wrong == "g, axis":
+            return y.unsqueeze(-1)
+        return {"g, state": y[:, :1], "g, series": y[:2]}.get(self.wrong, super().g(t, y))
+
+
+class Incomplete:
+    noise_type = "diagonal"
+
+    def f(self, t, y):
+        return -y
+
+
+def nameless(attribute, word):
+    sde = Theirs()
+    setattr(sde, attribute, word)
+    return sde
+
+
+MISTAKES = {
+    "no calculus": (Incomplete(), {}),
+    "unknown calculus": (nameless("sde_type", "itoo"), {}),
+    "unknown noise": (nameless("noise_type", "diag"), {}),
+    "no diffusion": (nameless("g", None), {"names": {"diffusion": "nothing"}}),
+    "y0 is a list": (Theirs(), {"y0": [1.0, 2.0]}),
+    "y0 of one axis": (Theirs(), {"y0": torch.ones(2)}),
+    "y0 of three axes": (Theirs(), {"y0": torch.ones(1, 1, 2)}),
+    "times are a word": (Theirs(), {"ts": "now"}),
+    "no times": (Theirs(), {"ts": None}),
+    "times are words": (Theirs(), {"ts": ["now", "then"]}),
+    "times run backwards": (Theirs(), {"ts": [1.0, 0.0]}),
+    "times repeat": (Theirs(), {"ts": [0.0, 0.0]}),
+    "a time is missing": (Theirs(), {"ts": [0.0, float("nan")]}),
+    "unknown method": (Theirs(), {"method": "rk4"}),
+    "milstein of general noise": (Theirs("ito", "general"), {"method": "milstein"}),
+    "srk of general noise": (Theirs("ito", "general"), {"method": "srk"}),
+    "srk of stratonovich": (Theirs("stratonovich"), {"method": "srk"}),
+    "euler of stratonovich": (Theirs("stratonovich"), {"method": "euler"}),
+    "heun of ito": (Theirs(), {"method": "heun"}),
+    "srk on noise without its integral": (Theirs(), {"method": "srk", "bm": motion("diagonal")}),
+    "noise of other series": (Theirs(), {"bm": torchsde.BrownianInterval(0.0, 1.0, size=(4, 2))}),
+    "noise of other channels": (Theirs(), {"bm": torchsde.BrownianInterval(0.0, 1.0, size=(3, 5))}),
+    "two channels of scalar noise": (Theirs("ito", "scalar"), {"bm": motion("diagonal")}),
+    "drift of other states": (Mistaken("f, state"), {}),
+    "drift without an axis": (Mistaken("f, axis"), {}),
+    "drift of other series": (Mistaken("f, series"), {}),
+    "diffusion with an axis too many": (Mistaken("g, axis"), {}),
+    "diffusion of other states": (Mistaken("g, state"), {}),
+    "diffusion of other series": (Mistaken("g, series"), {}),
+    "extra state of one tensor": (
+        Theirs("stratonovich"), {"method": "reversible_heun", "extra_solver_state": (torch.ones(3, 2),)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["sdeint", "sdeint_adjoint"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_the_same_class_of_error_in_both(mistake, adjoint):
+    sde, arguments = MISTAKES[mistake]
+    levy = (
+        "space-time" if arguments.get("method") == "srk" else "none"
+    )  # else torchsde draws from numpy's state
+    defaults = {"y0": start(), "ts": TS, "dt": 0.125, "method": "euler", "bm": motion("diagonal", levy)}
+    arguments = {**defaults, **arguments}
+    if adjoint and not isinstance(sde, torch.nn.Module):
+        arguments["adjoint_params"] = ()
+    caught = []
+    for module in (torchsde, nsde):
+        with pytest.raises(Exception) as error:  # noqa: PT011  the class is what is compared
+            (module.sdeint_adjoint if adjoint else module.sdeint)(sde, **arguments)
+        caught.append(error.value)
+    theirs, ours = caught
+    assert isinstance(ours, type(theirs))
+    assert isinstance(ours, nsde.errors.NeuroSDEError)
+    assert ": expected" in str(ours) or " is " in str(ours) or ": " in str(ours)
+
+
+class Pulled(Theirs):
+    """Drift and prior drift differ by a constant, and the noise is constant."""
+
+    def f(self, t, y):
+        return self.h(t, y) + 0.8
+
+    def g(self, t, y):
+        return torch.full_like(y, 0.4)
+
+
+def logqp(module, sde, k, method="euler"):
+    """One more channel for torchsde, whose wrapper hides a state."""
+    path = motion("diagonal", entropy=3)
+    if module is torchsde:
+        path = torchsde.BrownianInterval(0.0, 1.0, size=(3, 3), dtype=torch.float64, entropy=3)
+    return module.sdeint(sde, start(), TS, bm=path, method=method, dt=2.0**-k, logqp=True)[1]
+
+
+def test_logqp_of_a_constant_gap_is_torchsdes_to_the_last_digits():
+    exact = 0.5 * 2 * (0.8 / 0.4) ** 2 * TS.diff().unsqueeze(-1).expand(2, 3)
+    for module in (torchsde, nsde):
+        assert torch.allclose(logqp(module, Pulled(), 5), exact, rtol=1e-12)
+
+
+def test_adjoint_params_are_the_ones_that_get_a_gradient():
+    class Two(Theirs):
+        def __init__(self):
+            super().__init__("stratonovich")
+            self.other = torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+
+        def h(self, t, y):
+            return -self.theta * y
+
+        def f(self, t, y):
+            return self.h(t, y) + self.other
+
+    sde, path, gradients = Two(), motion("diagonal"), []
+    for module in (torchsde, nsde):
+        sde.zero_grad()
+        extra = {"adjoint_method": "adjoint_reversible_heun"} if module is torchsde else {}
+        module.sdeint_adjoint(
+            sde,
+            start(),
+            TS,
+            bm=path,
+            method="reversible_heun",
+            dt=2.0**-6,
+            adjoint_params=(sde.theta,),
+            **extra,
+        ).square().sum().backward()
+        assert module is torchsde or sde.other.grad is None  # theirs leaks one through its first fields
+        gradients.append(float(sde.theta.grad))
+    sde.zero_grad()
+    nsde.sdeint(sde, start(), TS, bm=path, method="reversible_heun", dt=2.0**-6).square().sum().backward()
+    assert gradients[1] == pytest.approx(float(sde.theta.grad), rel=1e-10)
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["sdeint", "sdeint_adjoint"])
+def test_adaptive_steps_take_every_argument(adjoint):
+    """Tighter tolerances come nearer to the fine solve of the same path, whatever is said of the adjoint."""
+    sde, path = Theirs("stratonovich"), nsde.BrownianPath(0.0, 1.0, (3, 2), seed=1, dtype=torch.float64)
+    fine = nsde.sdeint(sde, start(), TS, bm=path, method="heun", dt=2.0**-10)
+    integrate, more = nsde.sdeint, {}
+    if adjoint:
+        integrate = nsde.sdeint_adjoint
+        more = {"adjoint_adaptive": True, "adjoint_rtol": 1e-3, "adjoint_atol": 1e-3, "adjoint_options": {}}
+    gaps = []
+    for tolerance in (1e-1, 1e-4):
+        ys = integrate(
+            sde, start(), TS, bm=path, method="heun", dt=0.2, adaptive=True, rtol=tolerance, atol=tolerance,
+            dt_min=1e-6, **more,
+        )  # fmt: skip
+        gaps.append(float((ys - fine).detach().abs().max()))
+    assert gaps[1] < 0.1 * gaps[0]
+    assert gaps[1] < 2e-3

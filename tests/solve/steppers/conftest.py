@@ -1,6 +1,7 @@
 """Problems with known paths, and noise that every step size shares."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -10,6 +11,53 @@ import neurosde as nsde
 from neurosde.forms import GeometricSDE, LinearNoiseSDE, UnderdampedLangevin
 from neurosde.noise import AbstractNoise, BrownianIncrement, BrownianPath
 from neurosde.noise.records import Scaled, each, join
+from neurosde.solve import QUICSORT, SRK, STEPPERS, Milstein, ShARK, ShOULD, SlowRK, SPaRK
+
+KINDS = ("general", "commutative", "additive")
+# where a docstring promises more than the class's data, which have one number for all
+STRONGER = {
+    ("LogEuler", "stratonovich", "commutative"): 1.0,
+    ("LieSplitting", "stratonovich", "commutative"): 1.0,
+}
+SECOND_IF_ADDITIVE = ("GeneralShARK", "SPaRK", "SlowRK")
+
+
+class Claim(NamedTuple):
+    """Orders that a stepper claims for one kind of noise in one calculus."""
+
+    stepper: object
+    calculus: str
+    kind: str
+    strong: float
+    weak: float
+
+    @property
+    def name(self):
+        free = "-derivative_free" if getattr(self.stepper, "derivative_free", False) else ""
+        return f"{type(self.stepper).__name__}{free}-{self.calculus}-{self.kind}"
+
+
+def claims():
+    """All claims of all steppers: a new stepper stands in every test of a ``claim`` without being asked."""
+    for stepper in (*STEPPERS, Milstein(derivative_free=True)):
+        for calculus in stepper.sde_types:
+            for kind, order in zip(KINDS, stepper.strong_order, strict=True):
+                proportional = issubclass(stepper.form, LinearNoiseSDE)  # additive for the logarithm only
+                agree = kind == "additive" and not proportional and calculus != stepper.sde_types[0]
+                if order is None or agree:
+                    continue
+                name = type(stepper).__name__
+                second = kind == "additive" and name in SECOND_IF_ADDITIVE
+                strong = STRONGER.get((name, calculus, kind), order)
+                yield Claim(stepper, calculus, kind, strong, 2.0 if second else stepper.weak_order)
+
+
+CLAIMS = tuple(claims())
+
+
+def pytest_generate_tests(metafunc):
+    if "claim" in metafunc.fixturenames:
+        metafunc.parametrize("claim", CLAIMS, ids=[claim.name for claim in CLAIMS])
 
 
 class Recorded(AbstractNoise):
@@ -162,20 +210,100 @@ class Logistic(GeometricSDE):
         return 0.6 * (1 + 0.5 * torch.sin(3 * t)) * torch.ones_like(y)
 
 
+class Growth(GeometricSDE):
+    """``dy_i / y_i = (1 - y_i) dt + sigma_i dW_i``: sigma of the time, of the own state, or of the other's.
+
+    The fields are those of ``process``, a calculus; under another ``sde_type`` the drift is rewritten.
+    """
+
+    def __init__(self, kind, sde_type, process=None):
+        super().__init__()
+        self.kind, self.sde_type, self.process = kind, sde_type, process or sde_type
+        self.noise_type = "general" if kind == "general" else "diagonal"
+
+    def amplitudes(self, t, y):
+        """Sigma, and y times its slope in the own state."""
+        if self.kind == "additive":
+            return 0.6 * (1 + 0.5 * torch.sin(3 * t)) * torch.ones_like(y), torch.zeros_like(y)
+        if self.kind == "commutative":
+            return 0.4 + 0.3 * torch.sin(2 * y), 0.6 * y * torch.cos(2 * y)
+        return 0.7 + 0.5 * torch.sin(3 * y.flip(-1)), torch.zeros_like(y)
+
+    def relative_drift(self, t, y):
+        sigma, slope = self.amplitudes(t, y)
+        sign = (self.sde_type == "ito") - (self.process == "ito")
+        return 1 - y + sign * 0.5 * sigma * (sigma + slope)
+
+    def relative_diffusion(self, t, y):
+        sigma = self.amplitudes(t, y)[0]
+        return torch.diag_embed(sigma) if self.kind == "general" else sigma
+
+    def decay(self, t):
+        return torch.tensor([0.5], dtype=torch.float64)
+
+
 def wavy_well():
     """Underdamped Langevin dynamics with ``grad U = x + sin 2x``."""
     return UnderdampedLangevin(lambda x: x + torch.sin(2 * x), friction=1.2, u=0.8)
+
+
+def linear_well():
+    """The same with ``grad U = x``."""
+    return UnderdampedLangevin(lambda x: x, friction=1.2, u=0.8)
 
 
 class Laboratory:
     """The problems, the noise that their solves share, and the errors of a stepper on them."""
 
     Stretched, BlackScholes, Wavy, Turning = Stretched, BlackScholes, Wavy, Turning
-    Proportional, Logistic, well = Proportional, Logistic, staticmethod(wavy_well)
+    Proportional, Logistic, Growth, well = Proportional, Logistic, Growth, staticmethod(wavy_well)
+    CLAIMS, KINDS, SECOND_IF_ADDITIVE = CLAIMS, KINDS, SECOND_IF_ADDITIVE
 
     def __init__(self):
         self.noise = functools.cache(lambda levy, n, channels, finest: Recorded(levy, (n, channels), finest))
         self.references = {}
+
+    def problem(self, claim, n, finest):
+        """SDE, noise, start and end of the problem that a claim is held against."""
+        stepper, calculus, kind = claim[:3]
+        if stepper.form is UnderdampedLangevin:
+            noise, start = self.noise("space-time-time", n, 1, finest), [0.5, 0.0]
+            other = QUICSORT() if isinstance(stepper, ShOULD) else ShOULD()
+            sde = best = self.well()
+            return sde, noise, start, self.reference(f"well, {n}", best, other, noise, finest, start)
+        if stepper.form is nsde.LinearSDE:  # the same dynamics with a linear force, as a matrix
+            noise, start = self.noise("space-time-time", n, 1, finest), [0.5, 0.0]
+            sde, best = nsde.LinearSDE([[0.0, 1.0], [-0.8, -1.2]], L=[[0.0], [1.92**0.5]]), linear_well()
+            return sde, noise, start, self.reference(f"linear, {n}", best, QUICSORT(), noise, finest, start)
+        channels = 2 if kind == "general" else 1
+        noise = self.noise("space-time", n, channels, finest)
+        if issubclass(stepper.form, LinearNoiseSDE):
+            sde, best = (Growth(kind, c, process=calculus) for c in (calculus, "stratonovich"))
+            start, other = [0.5, 0.8][:channels], SPaRK() if kind == "general" else SlowRK()
+        elif kind == "general":
+            sde, best, start, other = Turning(calculus), Turning("stratonovich"), [0.1, 0.2], SPaRK()
+        elif kind == "additive":
+            sde, best, start, other = Wavy(calculus), Wavy(), [0.5], ShARK()
+        elif stepper.needs_decay:
+            sde, best = Proportional(calculus), Proportional(calculus)
+            start, other = [0.5], SRK() if calculus == "ito" else SlowRK()
+        else:
+            sde, start = Stretched(calculus, "scalar"), [0.0]
+            return sde, self.carrying(noise, stepper), start, sde.exact(noise.total)
+        name = f"{type(best).__name__} {kind} {calculus}, {n}"
+        return (
+            sde,
+            self.carrying(noise, stepper),
+            start,
+            self.reference(name, best, other, noise, finest, start),
+        )
+
+    @staticmethod
+    def carrying(noise, stepper):
+        """The same path, with areas where the stepper needs them."""
+        if stepper.levy != "area":
+            return noise
+        return BrownianPath(0.0, 1.0, noise.shape, seed=1, levy="area", dtype=torch.float64)
 
     @torch.no_grad()
     def end(self, sde, stepper, noise, k, start):
