@@ -102,44 +102,42 @@ def strong_orders(
     config: dict[str, Any], problem: dict[str, Any], seed: int, fast: bool
 ) -> Iterator[dict[str, Any]]:
     """Errors of every method at every step size against one reference, and the slopes fitted to them."""
-    own, finest, dataset = (
-        Problem(config, problem, seed, fast),
-        problem["reference"],
-        f"CIR, sigma {problem['sigma']}",
-    )
-    constant, fixed, scaled = config["constant"], problem["fixed"], problem["scaled"]
-    if fast:
-        finest, constant, fixed, scaled = (
-            {"ctol": 4, "shortest": 12, "coarser": 11},
-            constant[:4],
-            fixed[:3],
-            scaled[:3],
-        )
+    own, dataset = Problem(config, problem, seed, fast), f"CIR, sigma {problem['sigma']}"
+    finest = {"ctol": 4, "shortest": 12} if fast else problem["reference"]
     best = own.adaptive("HighOrderSplitting", finest["ctol"], finest["shortest"])
-    second = own.adaptive("HighOrderSplitting", finest["ctol"] - 1, finest["coarser"])
-    lines: dict[str, dict[str, Solved]] = {"reference": {f"ctol 2^-{finest['ctol'] - 1}": second}}
-    every = {"EulerMaruyama, full truncation": EulerMaruyama()} | {
-        name: new() for name, new in METHODS.items()
-    }
-    for name, stepper in every.items():
-        lines[f"{name}, constant"] = {f"{2**k} steps": own.constant(stepper, k) for k in constant}
-    for name in METHODS:
-        lines[f"{name}, adaptive"] = {f"ctol 2^-{k}": own.adaptive(name, k, 15) for k in fixed}
-        lines[f"{name}, adaptive, floor ctol^2"] = {
-            f"ctol 2^-{k}": own.adaptive(name, k, 2 * k) for k in scaled
+    sizes = (config["constant"], problem["fixed"], problem["scaled"])
+    for method, line in solved(own, *(some[:3] if fast else some for some in sizes)).items():
+        squares = np.array([(one.end - best.end) ** 2 for one in line.values()])
+        steps = np.array([one.steps for one in line.values()])
+        for (label, one), square in zip(line.items(), squares, strict=True):
+            found = {"steps": one.steps.mean(), "RMS error": np.sqrt(square.mean())}
+            for metric, value in found.items():
+                yield row(f"{dataset}, every step", f"{method}, {label}", metric, value, one.seconds)
+        seconds = sum(one.seconds for one in line.values())
+        for metric, value in fit(squares, steps, config["bootstrap"], seed).items():
+            yield row(dataset, method, metric, value, seconds)
+        if method == "HighOrderSplitting, adaptive, floor ctol^2":
+            value = extrapolated(squares, steps, best.steps.mean())
+            yield row(dataset, "reference", "steps", best.steps.mean(), best.seconds)
+            yield row(dataset, "reference", "RMS error by the line", value, best.seconds)
+
+
+def solved(
+    own: Problem, constant: list[int], fixed: list[int], scaled: list[int]
+) -> dict[str, dict[str, Solved]]:
+    """Solves of every method and rule, by step size."""
+    lines = {
+        "EulerMaruyama, full truncation": {
+            f"{2**k} steps": own.constant(EulerMaruyama(), k) for k in constant
         }
-    for method, line in lines.items():
-        squares = np.array([(solved.end - best.end) ** 2 for solved in line.values()])
-        steps, seconds = (
-            np.array([solved.steps for solved in line.values()]),
-            [s.seconds for s in line.values()],
-        )
-        for label, square, taken, spent in zip(line, squares, steps, seconds, strict=True):
-            for metric, value in {"steps": taken.mean(), "RMS error": np.sqrt(square.mean())}.items():
-                yield row(f"{dataset}, every step", f"{method}, {label}", metric, value, spent)
-        if len(line) > 1:
-            for metric, value in fit(squares, steps, config["bootstrap"], seed).items():
-                yield row(dataset, method, metric, value, sum(seconds))
+    }
+    for name, stepper in METHODS.items():
+        lines |= {
+            f"{name}, constant": {f"{2**k} steps": own.constant(stepper(), k) for k in constant},
+            f"{name}, adaptive": {f"ctol 2^-{k}": own.adaptive(name, k, 15) for k in fixed},
+            f"{name}, adaptive, floor ctol^2": {f"ctol 2^-{k}": own.adaptive(name, k, 2 * k) for k in scaled},
+        }
+    return lines
 
 
 def fit(squares: np.ndarray, steps: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, float]:
@@ -163,6 +161,13 @@ def fit(squares: np.ndarray, steps: np.ndarray, n_bootstrap: int, seed: int) -> 
         "order": whole, "order, 95 % from": low, "order, 95 % to": high,
         "order of the coarse half": local[0], "order of the fine half": local[1],
     }  # fmt: skip
+
+
+def extrapolated(squares: np.ndarray, steps: np.ndarray, at: float) -> float:
+    """RMS error that the fitted line of a method gives at so many steps."""
+    return float(
+        np.exp(np.polyval(np.polyfit(np.log(steps.mean(1)), 0.5 * np.log(squares.mean(1)), 1), np.log(at)))
+    )
 
 
 def row(dataset: str, method: str, metric: str, value: float, seconds: float) -> dict[str, Any]:
