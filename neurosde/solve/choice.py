@@ -49,7 +49,7 @@ FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (
     EulerMaruyama(),
     Heun(),
 )
-ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (ShARK(), Heun(), SRK())
+ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (QUICSORT(), ShARK(), Heun(), SRK())
 
 
 def check_stepper(stepper: Any, sde: SDE, adaptive: bool) -> AbstractStepper:

@@ -219,10 +219,10 @@ def test_embedded_errors_shrink_like_a_local_error(stepper):
     """Over a step of length h the estimate is of order h^1.5, or h where that is all the noise allows."""
     sde = fitting(stepper)[0]
     y = torch.full((4000, 2), 0.7, dtype=torch.float64)
-    sizes = []
+    shape, sizes = (4000, 1 if stepper.form is UnderdampedLangevin else 2), []
     with torch.no_grad():
         for h in (0.1, 0.01, 0.001):
-            noise = BrownianPath(0.0, h, (4000, 2), seed=0, levy=stepper.levy, dtype=torch.float64)
+            noise = BrownianPath(0.0, h, shape, seed=0, levy=stepper.levy, dtype=torch.float64)
             record = noise.increment(0.0, h)
             t, length = torch.zeros((), dtype=torch.float64), torch.tensor(h, dtype=torch.float64)
             wide = (x.reshape(1, 1, 1) for x in (t, length))
