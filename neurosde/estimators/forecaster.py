@@ -256,7 +256,9 @@ class NeuralSDEForecaster(SeriesEstimator):
             self._learn_scales(*(side[learners] for side in cuts[middle]))
             continued = self._build_module(torch.Generator().manual_seed(seed)).to(device), None
         module, record = continued
-        cast(CorrectionNetwork, module).embedded = self.penalty is not None  # a warm start may have changed it
+        cast(CorrectionNetwork, module).embedded = (
+            self.penalty is not None
+        )  # a warm start may have changed it
         samples = Samples.concatenate(
             [
                 self._lay_out(past[i], self._answerable(future[i]))[0]

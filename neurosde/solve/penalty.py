@@ -30,8 +30,8 @@ class StepPenalty:
     Weights do not carry over. The three samples have different means: ``N^-1 sum E_j h_j`` for the first two,
     ``T^-1 sum E_j h_j^2`` for the last. Published weights are for sums or means as the paper has it. And E is
     measured against the tolerances given *here*, whatever the controller's: tolerances ten times smaller make
-    "error" ten times and "squared_error" a hundred times larger, while "stiffness" does not change. Give those
-    of the adaptive solve, or keep them fixed when the latter move.
+    "error" ten and "squared_error" a hundred times larger; "stiffness" does not change. Give those of the
+    adaptive solve, or keep them fixed while the latter move.
 
     It makes solves cheaper by damping what is quick: leave it off where the drift itself is the result, as
     in the identification of a system; a fast rate that is estimated under it comes out too slow. Estimators
@@ -89,7 +89,10 @@ class StepPenalty:
         if self.kind == "stiffness":
             ahead = step.t + step.h
             change = sde.drift(ahead, stepped.y) - sde.drift(ahead, stepped.y - error)
-            size, rounding = error.square().sum(-1), torch.finfo(y.dtype).eps ** 2 * stepped.y.square().sum(-1)
+            size, rounding = (
+                error.square().sum(-1),
+                torch.finfo(y.dtype).eps ** 2 * stepped.y.square().sum(-1),
+            )
             told = (h > 0) & (size > rounding)
             ratio = (change.square().sum(-1) / torch.where(told, size, 1.0) + _TINY).sqrt()
             return torch.where(told, ratio, 0.0)

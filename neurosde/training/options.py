@@ -120,7 +120,6 @@ class TrainingOptions:
         }.items():
             expected.check(name, getattr(self, name))
 
-
     def weight_of_penalty(self, step: float) -> float:
         """Weight of the penalty after so many iterations of the run."""
         weight = self.penalty_weight

@@ -81,7 +81,8 @@ class Schedule:
         self, name: str, value: Any, *, above: float, below: float = math.inf, strict: bool = False
     ) -> None:
         real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not real or not (above < value < below if strict else above <= value <= below):
+        number = float(value) if real else math.nan
+        if not (above < number < below if strict else above <= number <= below):
             least = f"a finite number {'>' if strict else '>='} {above:g}"
             most = "" if math.isinf(below) else f" and < {below:g}"
             raise DataError(f"{name}: expected {least}{most} for a {self.shape!r} schedule, got {value!r}.")

@@ -19,7 +19,10 @@ FORMULAS = {
         lambda t: math.exp((1 - t / N) * math.log(100.0) + t / N * math.log(10.0)),
     ),
     "inverse": (Schedule("inverse", 2.0, rate=0.1), lambda t: 2.0 / (1.0 + 0.1 * t)),
-    "annealing": (Schedule("annealing", 7.0, rate=0.99, delay=10), lambda t: 7 * max(0, 1 - 0.99 ** (t - 10))),
+    "annealing": (
+        Schedule("annealing", 7.0, rate=0.99, delay=10),
+        lambda t: 7 * max(0, 1 - 0.99 ** (t - 10)),
+    ),
     "annealing at once": (Schedule("annealing", rate=0.5), lambda t: 1 - 0.5**t),
 }
 
