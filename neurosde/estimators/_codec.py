@@ -21,6 +21,8 @@ _RECORDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "LinearSDE": ("neurosde.linear", ("A", "b", "L")),
     "TimeMap": ("neurosde.data", ("origin", "scale")),
     "ChannelScaler": ("neurosde.data", ("location", "scale", "lower", "upper")),
+    "StepPenalty": ("neurosde.solve", ("kind", "sample", "rtol", "atol", "seed")),
+    "Schedule": ("neurosde.training", ("shape", "start", "end", "rate", "delay")),
 }
 
 

@@ -1,7 +1,8 @@
 """The learned correction of a baseline: a latent stable SDE, read out at the entries asked for."""
 
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -11,8 +12,8 @@ from neurosde.estimators._forecast_samples import SUMMARIES, Batch, Samples
 from neurosde.nets import MLP, affine
 from neurosde.noise import AbstractNoise, BrownianPath, StepNoise, chain, normal
 from neurosde.scores import crps_mixture
-from neurosde.solve import ExponentialEuler, solve
-from neurosde.training import Objective
+from neurosde.solve import ExponentialEuler, ExponentialShARK, StepPenalty, solve
+from neurosde.training import Objective, Penalised
 from neurosde.typing import Array, Tensor
 
 __all__ = ["CorrectionNetwork", "CorrectionObjective", "Mixture"]
@@ -91,6 +92,8 @@ class CorrectionNetwork(nn.Module):
         Of the `LangevinCell`, per horizon.
     dropout
         Rate, in training only; its masks come from the seed of the call.
+    embedded
+        Solve with a stepper that estimates its error, which a penalty on the steps needs.
     generator
         Source of the initial weights.
     """
@@ -106,11 +109,12 @@ class CorrectionNetwork(nn.Module):
         kappa: float,
         contraction: float,
         dropout: float,
+        embedded: bool = False,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
-        self.n_components, self.dropout = n_components, dropout
+        self.n_components, self.dropout, self.embedded = n_components, dropout, embedded
 
         def layer(a: int, b: int, scale: float = 1.0) -> nn.Linear:
             return affine(a, b, generator, scale)
@@ -158,6 +162,12 @@ class CorrectionNetwork(nn.Module):
         seed
             Of the noise, and in training of the dropout.
         """
+        return self.penalised(batch, paths, seed, None)[0]
+
+    def penalised(
+        self, batch: Batch, paths: Tensor, seed: int, penalty: StepPenalty | None
+    ) -> tuple[Mixture, Tensor | None]:
+        """Do what `forward` does, and measure the effort of its solve."""
         drop = _Dropout(self.dropout if self.training else 0.0, seed, batch.summaries.device)
         tokens = torch.einsum("bcf,chf->bch", batch.summaries, self.own_weight) + self.own_bias
         tokens = nn.functional.silu(tokens)
@@ -166,7 +176,7 @@ class CorrectionNetwork(nn.Module):
         patient = drop(nn.functional.silu(self.pool(drop(known))))
         tokens = tokens + nn.functional.silu(self.mixed(tokens) + self.back(patient).unsqueeze(1))
         tokens = self.to_head(tokens)
-        states = self._follow(patient, batch, paths, seed)
+        states, effort = self._follow(patient, batch, paths, seed, penalty)
         time = batch.ahead.clamp(max=1.0)
         entry = torch.stack([time, torch.exp(-4 * time), torch.exp(-16 * time), batch.baseline], dim=1)
         known = tokens[batch.series, batch.channel] + self.entry_to_head(entry)
@@ -174,21 +184,24 @@ class CorrectionNetwork(nn.Module):
         x = drop(x + nn.functional.silu(self.head(x)))
         out = torch.einsum("prh,rkh->prk", x, self.out_weight[batch.channel]) + self.out_bias[batch.channel]
         mean, sd, weight = out.split(self.n_components, dim=-1)
-        return Mixture(mean, nn.functional.softplus(sd) + _SD_FLOOR, torch.softmax(weight, dim=-1))
+        mixture = Mixture(mean, nn.functional.softplus(sd) + _SD_FLOOR, torch.softmax(weight, dim=-1))
+        return mixture, effort
 
-    def _follow(self, patient: Tensor, batch: Batch, paths: Tensor, seed: int) -> Tensor:
+    def _follow(
+        self, patient: Tensor, batch: Batch, paths: Tensor, seed: int, penalty: StepPenalty | None
+    ) -> tuple[Tensor, Tensor | None]:
         """States of the latent SDE at the instants of each series, ``(path, series, time, state)``."""
         n_paths, n_series = len(paths), len(patient)
         y0 = self.start(patient).repeat(n_paths, 1)
         sde = self.cell.with_control(self.control(patient).repeat(n_paths, 1))
         times = batch.times.repeat(n_paths, 1)
         if times.shape[1] == 1:
-            return y0.view(n_paths, n_series, 1, -1)
+            return y0.view(n_paths, n_series, 1, -1), None if penalty is None else y0.new_zeros(())
         keys = torch.as_tensor(chain(paths.unsqueeze(1), batch.keys)).reshape(-1)
         last = times.nan_to_num(nan=0.0).amax(1)
         span = last.clamp(min=1.0)
         dt = torch.where(last > 0, torch.minimum(last, span / _STEPS), span / _STEPS)
-        shape, levy = (len(y0), y0.shape[1]), ExponentialEuler.levy
+        shape, levy = (len(y0), y0.shape[1]), ExponentialEuler.levy  # both steppers ask for the same
         noise: AbstractNoise
         if self.training:
             noise = StepNoise(shape, seed=seed, levy=levy, series=keys, dtype=y0.dtype, device=y0.device)
@@ -198,10 +211,14 @@ class CorrectionNetwork(nn.Module):
             noise = BrownianPath(
                 start, end, shape, seed=seed, levy=levy, series=keys, dtype=y0.dtype, device=y0.device
             )
-        solution = solve(sde, y0, times, stepper=ExponentialEuler(), noise=noise, dt=dt)
+        stepper = ExponentialShARK() if self.embedded else ExponentialEuler()
+        if penalty is not None:  # the sampled step is a function of the seed, as all noise is
+            own = 0 if penalty.seed is None else penalty.seed
+            penalty = dataclasses.replace(penalty, seed=int(chain(seed, own)) % 2**63)
+        solution = solve(sde, y0, times, stepper=stepper, noise=noise, dt=dt, penalty=penalty)
         solution.raise_if_failed()
         states = solution.ys.masked_fill(times.isnan().unsqueeze(-1), 0.0)  # no row asks for the padding
-        return states.view(n_paths, n_series, times.shape[1], -1)
+        return states.view(n_paths, n_series, times.shape[1], -1), solution.penalty
 
 
 class _Dropout:
@@ -233,30 +250,49 @@ class CorrectionObjective(Objective):
         "crps", "nll" or "mse".
     device
         Where the network is.
+    penalty
+        On the steps of the latent SDE in training; the network is then an embedded one.
     """
 
-    def __init__(self, samples: Samples, weights: Array, nominal: Array, loss: str, device: torch.device):
+    def __init__(
+        self,
+        samples: Samples,
+        weights: Array,
+        nominal: Array,
+        loss: str,
+        device: torch.device,
+        penalty: StepPenalty | None = None,
+    ):
         self.samples, self.nominal, self.kind, self.device = samples, nominal, loss, device
+        self.penalty = penalty
         self.weights = torch.from_numpy(weights.astype("float32")).to(device)
         self.n_samples = len(samples)
 
-    def loss(self, module: nn.Module, index: Tensor, seed: int) -> Tensor:
-        """Mean loss with two latent paths, the fewest that tell their spread."""
-        return self._losses(module, index.numpy(), 2, seed).mean()
+    def loss(self, module: nn.Module, index: Tensor, seed: int) -> Tensor | Penalised:
+        """Mean loss with two latent paths, the fewest that tell their spread; the penalty of their steps."""
+        losses, effort = self._losses(module, index.numpy(), 2, seed, self.samples, self.penalty)
+        return losses.mean() if effort is None else Penalised(losses.mean(), effort)
 
     def score(self, module: nn.Module, index: Tensor) -> float:
         """Mean loss of the nominal samples with four paths and fixed noise."""
         held = self.samples.take(index.numpy()[self.nominal[index.numpy()]])
         if not len(held):
             return math.nan
-        parts = [self._losses(module, chunk, 4, 0, held) for chunk in held.chunks(_SCORED_ROWS)]
+        parts = [self._losses(module, chunk, 4, 0, held)[0] for chunk in held.chunks(_SCORED_ROWS)]
         return torch.cat(parts).mean().item()
 
     def _losses(
-        self, module: nn.Module, index: Array, n_paths: int, seed: int, samples: Samples | None = None
-    ) -> Tensor:
-        batch = (samples or self.samples).batch(index).to(self.device)
-        mixture = module(batch, torch.arange(n_paths, device=self.device), seed)
+        self,
+        module: nn.Module,
+        index: Array,
+        n_paths: int,
+        seed: int,
+        samples: Samples,
+        penalty: StepPenalty | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        batch = samples.batch(index).to(self.device)
+        network = cast(CorrectionNetwork, module)
+        mixture, effort = network.penalised(batch, torch.arange(n_paths, device=self.device), seed, penalty)
         target = batch.target.clamp(-_CLIP, _CLIP)
         if self.kind == "crps":
             losses = mixture.crps(target)
@@ -264,4 +300,4 @@ class CorrectionObjective(Objective):
             losses = mixture.nll(target)
         else:
             losses = (target - mixture.expectation()).square()
-        return self.weights[batch.channel] * losses
+        return self.weights[batch.channel] * losses, effort

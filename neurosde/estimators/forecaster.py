@@ -23,7 +23,8 @@ from neurosde.estimators._forecast_samples import (
     residual_scales,
 )
 from neurosde.io import Query, as_query, like
-from neurosde.training import hold_back
+from neurosde.solve import StepPenalty
+from neurosde.training import Schedule, hold_back
 from neurosde.typing import Any, Array
 
 __all__ = ["NeuralSDEForecaster"]
@@ -82,6 +83,13 @@ class NeuralSDEForecaster(SeriesEstimator):
         A channel with n training targets weighs ``n^-balance`` an entry: 0 is the micro, 1 the macro average.
     n_paths
         Latent paths behind each prediction; `sample` follows one for each sample.
+    penalty
+        A :class:`~neurosde.solve.StepPenalty` on the training solves of the latent SDE, or None. With one,
+        `ExponentialShARK` steps the SDE, in forecasts too, instead of `ExponentialEuler`: it estimates its
+        error, at twice the evaluations. Forecasts take a fixed number of steps, so that a penalty buys paths
+        that these steps follow well, not time.
+    penalty_weight
+        Weight of the penalty in the loss: a number, or a :class:`~neurosde.training.Schedule`.
     max_iter, learning_rate, batch_size, weight_decay, schedule, ema, clip_norm
         See `neurosde.training.TrainingOptions`; an iteration is a pass over all cuts.
     tol, early_stopping, validation_fraction, n_iter_no_change
@@ -145,6 +153,8 @@ class NeuralSDEForecaster(SeriesEstimator):
         dropout: float = 0.2,
         balance: float = 0.5,
         n_paths: int = 8,
+        penalty: StepPenalty | None = None,
+        penalty_weight: float | Schedule = 1.0,
         max_iter: int = 20,
         learning_rate: float = 2e-3,
         batch_size: int = 64,
@@ -177,6 +187,8 @@ class NeuralSDEForecaster(SeriesEstimator):
         self.dropout = dropout
         self.balance = balance
         self.n_paths = n_paths
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
         self.max_iter = max_iter
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -244,13 +256,17 @@ class NeuralSDEForecaster(SeriesEstimator):
             self._learn_scales(*(side[learners] for side in cuts[middle]))
             continued = self._build_module(torch.Generator().manual_seed(seed)).to(device), None
         module, record = continued
+        cast(CorrectionNetwork, module).embedded = (
+            self.penalty is not None
+        )  # a warm start may have changed it
         samples = Samples.concatenate(
             [
                 self._lay_out(past[i], self._answerable(future[i]))[0]
                 for (past, future), i in zip(cuts, asked, strict=True)
             ]
         )
-        objective = CorrectionObjective(samples, self._weights(samples, trained), nominal, self.loss, device)
+        weights = self._weights(samples, trained)
+        objective = CorrectionObjective(samples, weights, nominal, self.loss, device, self.penalty)
         overrides = {"record": record, "early_stopping": holds_back}
         self._run_training(module, objective, seed=seed, groups=groups, **overrides)
         self.width_ = np.ones(self.n_features_in_)
@@ -397,6 +413,8 @@ class NeuralSDEForecaster(SeriesEstimator):
         for name, top in (("dropout", 0.95), ("balance", 1.0)):
             if not 0 <= getattr(self, name) <= top:
                 raise DataError(f"{name} must lie between 0 and {top}, got {getattr(self, name)!r}")
+        if self.penalty is not None and not isinstance(self.penalty, StepPenalty):
+            raise DataError(f"penalty must be None or a neurosde.solve.StepPenalty, got {self.penalty!r}")
         self._training_options()
         if self.loss == "mse":
             warnings.warn(
@@ -467,6 +485,7 @@ class NeuralSDEForecaster(SeriesEstimator):
             kappa=self.kappa,
             contraction=self.contraction,
             dropout=self.dropout,
+            embedded=self.penalty is not None,
             generator=generator,
         )
 

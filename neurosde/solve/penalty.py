@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import torch
 
@@ -18,27 +19,36 @@ SAMPLES = ("all", "one_step", "one_time")
 
 @dataclasses.dataclass(frozen=True)
 class StepPenalty:
-    """Mean over steps and series of ``E h``: an embedded error estimate times the step, or the like.
+    """Mean over the steps of a series, then over series, of ``E h``: embedded error times step, or the like.
 
     ``E = sqrt(mean_i [e_i / (atol + rtol max(|y_i|, |y+_i|))]^2)``. Global: all steps, differentiated
     through the whole solve (Pal, Ma, Shah & Rackauckas 2021). Local: one step from a detached state, which
     any gradient mode can afford (Pal, Edelman & Rackauckas 2023): "one_step" draws it evenly among the
     steps but the last (their biased form), "one_time" with probability in proportion to its length (their
-    unbiased form). The three have different means, so that weights do not carry over from one to another.
+    unbiased form). The one step has the length and the start of one that was taken, and noise of its own.
+
+    Weights do not carry over. The three samples have different means: ``N^-1 sum E_j h_j`` for the first two,
+    ``T^-1 sum E_j h_j^2`` for the last. Published weights are for sums or means as the paper has it. And E is
+    measured against the tolerances given *here*, whatever the controller's: tolerances ten times smaller make
+    "error" ten and "squared_error" a hundred times larger; "stiffness" does not change. Give those of the
+    adaptive solve, or keep them fixed while the latter move.
 
     It makes solves cheaper by damping what is quick: leave it off where the drift itself is the result, as
-    in the identification of a system.
+    in the identification of a system; a fast rate that is estimated under it comes out too slow. Estimators
+    whose drift is read as science take no penalty: :class:`~neurosde.estimators.LightSchrodingerBridge`
+    solves nothing in its training, and the bridges of :mod:`neurosde.bridge` keep their drift as it is.
 
     Parameters
     ----------
     kind
-        "error", "squared_error" (``E^2 h``), or "stiffness" (``S = |f(y+) - f(y+ - e)| / |e|``, without h).
+        "error", "squared_error" (``E^2 h``), or "stiffness" (``S = |f(y+) - f(y+ - e)| / |e|``, without h; 0
+        where e is nothing but rounding).
     sample
         "all", "one_step" or "one_time".
     rtol, atol
         Tolerances that errors are measured against.
     seed
-        Of the sampled step; None for a fresh one each solve.
+        Of the sampled step; None for a fresh one each solve. Estimators make it one of each batch.
 
     Raises
     ------
@@ -62,8 +72,14 @@ class StepPenalty:
         for name, word, known in (("kind", self.kind, KINDS), ("sample", self.sample, SAMPLES)):
             if word not in known:
                 raise DataError(f"{name}: expected one of {', '.join(known)}, got {word!r}.")
-        if not (math.isfinite(self.rtol + self.atol) and self.rtol >= 0 and self.atol > 0):
-            raise DataError(f"rtol, atol: expected rtol >= 0 and atol > 0, got {self.rtol}, {self.atol}.")
+        real = all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in (self.rtol, self.atol))
+        if not (real and math.isfinite(self.rtol + self.atol) and self.rtol >= 0 and self.atol > 0):
+            raise DataError(
+                f"rtol, atol: expected numbers rtol >= 0 and atol > 0, got {self.rtol!r}, {self.atol!r}."
+            )
+        whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
+        if self.seed is not None and not (whole and self.seed >= 0):
+            raise DataError(f"seed: expected None or an integer >= 0, got {self.seed!r}.")
 
     def of_step(self, sde: SDE, step: Step, y: Tensor, stepped: Stepped) -> Tensor:
         """Value of one step, ``(series,)``; zero for steps of length zero."""
@@ -73,8 +89,13 @@ class StepPenalty:
         if self.kind == "stiffness":
             ahead = step.t + step.h
             change = sde.drift(ahead, stepped.y) - sde.drift(ahead, stepped.y - error)
-            ratio = (change.square().sum(-1) + _TINY).sqrt() / (error.square().sum(-1) + _TINY).sqrt()
-            return torch.where(h > 0, ratio, 0.0)
+            size, rounding = (
+                error.square().sum(-1),
+                torch.finfo(y.dtype).eps ** 2 * stepped.y.square().sum(-1),
+            )
+            told = (h > 0) & (size > rounding)
+            ratio = (change.square().sum(-1) / torch.where(told, size, 1.0) + _TINY).sqrt()
+            return torch.where(told, ratio, 0.0)
         scale = self.atol + self.rtol * torch.maximum(y.abs(), stepped.y.abs())
         square = (error / scale).square().mean(-1)
         return h * (square if self.kind == "squared_error" else (square + _TINY).sqrt())

@@ -16,7 +16,7 @@ from torch import nn
 from neurosde.errors import DataError, NotConvergedError, ShapeError, SolveError
 from neurosde.training.batches import draw_batches, hold_back
 from neurosde.training.checkpoints import Checkpoint, load_optimizer, optimizer_arrays
-from neurosde.training.objective import Objective, TrainingRecord
+from neurosde.training.objective import Objective, Penalised, TrainingRecord
 from neurosde.training.options import TrainingOptions
 from neurosde.training.weights import Weights
 from neurosde.typing import Any, Array, Tensor
@@ -141,6 +141,8 @@ class _Run:
         )
         load_optimizer(self.optimizer, record.optimizer)
         self.batches_done: list[tuple[float, float, int]] = []
+        self.penalties_done: list[tuple[float, int]] = []
+        self.penalty_weight = 0.0
         self.last_batch: tuple[Tensor, int] | None = None
         self.n_skipped_before = 0
         self.checkpoint: Checkpoint | None = None
@@ -169,23 +171,29 @@ class _Run:
         size = options.batch_size or len(self.samples)
         batches = draw_batches(self.samples, size, unit=options.unit, seed=self.seed, iteration=iteration)
         for number, (batch, key) in enumerate(batches):
+            step = self.n_done + number / len(batches)
             if options.schedule == "cosine":
-                done = (self.n_done + number / len(batches)) / options.max_iter
+                done = step / options.max_iter
                 for group in self.optimizer.param_groups:
                     group["lr"] = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            self.penalty_weight = options.weight_of_penalty(step)
             self._update(torch.from_numpy(batch), key)
         self.record.n_iter += 1
 
     def _update(self, index: Tensor, seed: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.last_batch = index, seed
-        loss = self._loss()
-        if loss is None:
+        parts = self._loss()
+        if parts is None:
             return self._skip()
+        loss = self._minimised(parts)
         loss.backward()
         value, norm = self.weights.gradient_norm(loss)
         if not (math.isfinite(value) and math.isfinite(norm)):
             return self._skip()
+        if isinstance(parts, Penalised):
+            value, penalty = torch.stack([part.detach() for part in parts]).tolist()
+            self.penalties_done.append((penalty, len(index)))
         self.weights.read_into(self.good)
         if self.options.clip_norm is not None and norm > self.options.clip_norm:
             self.weights.scale_gradient(self.options.clip_norm / norm)
@@ -198,7 +206,7 @@ class _Run:
             self.weights.average_into(self.average, min(self.options.ema, young))
         return self.batches_done.append((value, norm, len(index)))
 
-    def _loss(self) -> Tensor | None:
+    def _loss(self) -> Tensor | Penalised | None:
         """Loss of the last batch; None where the SDE could not be solved."""
         if self.last_batch is None:
             return None
@@ -206,9 +214,16 @@ class _Run:
             loss = self.objective.loss(self.module, *self.last_batch)
         except SolveError:
             return None
-        if loss.ndim:
-            raise ShapeError(f"the loss must be a scalar, got shape {tuple(loss.shape)}")
+        for part in loss if isinstance(loss, Penalised) else (loss,):
+            if part.ndim:
+                raise ShapeError(f"the loss must be a scalar, got shape {tuple(part.shape)}")
         return loss
+
+    def _minimised(self, parts: Tensor | Penalised) -> Tensor:
+        """The loss, with its penalty where it has one."""
+        if isinstance(parts, Penalised):
+            return parts.loss + self.penalty_weight * parts.penalty
+        return parts
 
     def _skip(self) -> None:
         """Leave a batch out; its forward pass may have spoilt buffers (running means), so they go back."""
@@ -233,7 +248,11 @@ class _Run:
             "gradient_norm": max((norm for _, norm, _ in self.batches_done), default=None),
             "skipped": self.record.n_skipped - self.n_skipped_before,
         }
-        self.batches_done, self.n_skipped_before = [], self.record.n_skipped
+        if self.penalties_done:
+            size = sum(n for _, n in self.penalties_done)
+            row["penalty"] = sum(value * n for value, n in self.penalties_done) / size
+            row["penalty_weight"] = self.penalty_weight
+        self.batches_done, self.penalties_done, self.n_skipped_before = [], [], self.record.n_skipped
         counters, watched = self.counters, loss
         if self.options.early_stopping:
             row["score"] = watched = self._score()
@@ -286,8 +305,8 @@ class _Run:
         if not self.record.n_updates or self.last_batch is None:
             return True
         with torch.enable_grad():
-            loss = self._loss() if self.weights.finite() else None
-        return loss is not None and math.isfinite(loss.item())
+            parts = self._loss() if self.weights.finite() else None
+        return parts is not None and math.isfinite(self._minimised(parts).item())
 
     def shown(self) -> dict[str, str]:
         """Figures of the last report, for the bar."""

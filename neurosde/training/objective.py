@@ -6,9 +6,20 @@ import dataclasses
 from torch import nn
 
 from neurosde.files import fingerprint
-from neurosde.typing import Any, Array, Tensor
+from neurosde.typing import Any, Array, NamedTuple, Tensor
 
-__all__ = ["Objective", "TrainingRecord"]
+__all__ = ["Objective", "Penalised", "TrainingRecord"]
+
+
+class Penalised(NamedTuple):
+    """A mean loss and a penalty on the same batch, both differentiable scalars.
+
+    The loop minimises ``loss + weight * penalty`` with the `penalty_weight` of the options, and reports the
+    two apart.
+    """
+
+    loss: Tensor
+    penalty: Tensor
 
 
 class Objective(abc.ABC):
@@ -23,7 +34,7 @@ class Objective(abc.ABC):
     n_samples: int
 
     @abc.abstractmethod
-    def loss(self, module: nn.Module, index: Tensor, seed: int) -> Tensor:
+    def loss(self, module: nn.Module, index: Tensor, seed: int) -> Tensor | Penalised:
         """Mean loss over some samples.
 
         Parameters
@@ -37,13 +48,18 @@ class Objective(abc.ABC):
 
         Returns
         -------
-        Tensor
-            A differentiable scalar. A non-finite one (or a `SolveError`) makes the loop skip the batch.
+        Tensor or Penalised
+            A differentiable scalar, with a penalty or without. A non-finite one (or a `SolveError`) makes the
+            loop skip the batch.
         """
 
     def score(self, module: nn.Module, index: Tensor) -> float:
-        """Held-back score, lower is better: the loss under one fixed seed unless a subclass knows better."""
-        return self.loss(module, index, 0).item()
+        """Held-back score, lower is better: the loss under one fixed seed unless a subclass knows better.
+
+        A penalty is no part of it.
+        """
+        loss = self.loss(module, index, 0)
+        return (loss.loss if isinstance(loss, Penalised) else loss).item()
 
     def fingerprint(self) -> str:
         """Digest of the data, by which a checkpoint knows its own run."""
@@ -57,8 +73,9 @@ class TrainingRecord:
     Attributes
     ----------
     history : list of dict
-        One JSON-able row a report: iteration, loss, learning_rate, gradient_norm, skipped, and score where
-        samples are held back.
+        One JSON-able row a report: iteration, loss, learning_rate, gradient_norm, skipped; penalty and
+        penalty_weight where there is a penalty (the loss is then without it); score where samples are held
+        back.
     n_iter : int
         Iterations run.
     n_skipped : int

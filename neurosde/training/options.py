@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from neurosde.errors import DataError
+from neurosde.training.schedules import Schedule
 from neurosde.typing import Any, Callable, Literal
 
 __all__ = ["TrainingOptions"]
@@ -51,6 +52,9 @@ class TrainingOptions:
     ema
         Decay of the exponential moving average of the weights that is scored and kept; None keeps the last
         weights.
+    penalty_weight
+        Weight of the penalty in the loss, where the objective has one: a number, or a `Schedule` over the
+        iterations of the run.
     verbose
         0 is silent; 1 shows a progress bar with the loss, the held-back score and the time left.
     checkpoint
@@ -85,6 +89,7 @@ class TrainingOptions:
     max_failures: int = 10
     schedule: Literal["constant", "cosine"] = "constant"
     ema: float | None = None
+    penalty_weight: float | Schedule = 1.0
     verbose: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: float = 10.0
@@ -108,11 +113,17 @@ class TrainingOptions:
             "max_failures": whole,
             "schedule": _one_of("constant", "cosine"),
             "ema": fraction.or_none(),
+            "penalty_weight": weight.or_a(Schedule),
             "verbose": whole,
             "checkpoint": _Expected("a path", lambda value: isinstance(value, str | os.PathLike)).or_none(),
             "checkpoint_every": weight,
         }.items():
             expected.check(name, getattr(self, name))
+
+    def weight_of_penalty(self, step: float) -> float:
+        """Weight of the penalty after so many iterations of the run."""
+        weight = self.penalty_weight
+        return weight.at(step, self.max_iter) if isinstance(weight, Schedule) else float(weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +135,10 @@ class _Expected:
 
     def or_none(self) -> "_Expected":
         return _Expected(f"None or {self.words}", lambda value: value is None or self.holds(value))
+
+    def or_a(self, kind: type) -> "_Expected":
+        words = f"{self.words} or a {kind.__name__}"
+        return _Expected(words, lambda value: isinstance(value, kind) or self.holds(value))
 
     def check(self, name: str, value: Any) -> None:
         if not self.holds(value):

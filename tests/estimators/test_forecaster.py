@@ -352,6 +352,8 @@ def test_the_latent_sde_contracts_as_certified():
         ({"dropout": 1.0}, "dropout must lie between"),
         ({"contraction": 9.0}, "contraction must not exceed kappa"),
         ({"max_iter": -1}, "max_iter"),
+        ({"penalty": "error"}, r"penalty must be None or a neurosde.solve.StepPenalty, got 'error'"),
+        ({"penalty_weight": -1.0}, "penalty_weight must be a finite number >= 0 or a Schedule"),
     ],
 )
 def test_bad_parameters_are_named(parameters, message):

@@ -123,6 +123,10 @@ def test_there_is_none_unless_asked_for_and_errors_are_named():
         ({"kind": "cost"}, "kind: expected one of"),
         ({"sample": "some"}, "sample: expected one of"),
         ({"atol": 0.0}, "rtol, atol: expected"),
+        ({"rtol": "1"}, "rtol, atol: expected numbers"),
+        ({"rtol": True}, "rtol, atol: expected numbers"),
+        ({"seed": -1}, "seed: expected None or an integer >= 0"),
+        ({"seed": 0.5}, "seed: expected None or an integer >= 0"),
     ):
         with pytest.raises(DataError, match=message):
             StepPenalty(**arguments)
@@ -152,3 +156,49 @@ def test_training_on_it_makes_an_adaptive_solve_cheaper():
         nsde.solve(sde, start(), [0.0, 1.0], dt=1 / 64, seed=0, penalty=StepPenalty()).penalty.backward()
         optimizer.step()
     assert cost() < 0.8 * before
+
+
+def test_it_is_measured_in_units_of_its_tolerances():
+    """Ten times smaller tolerances: error ten times, squared error a hundred times, stiffness the same."""
+
+    def value(kind, tolerance):
+        penalty = StepPenalty(kind, rtol=tolerance, atol=tolerance)
+        return nsde.solve(Curved(), start(), [0.0, 1.0], dt=1 / N, noise=path(), penalty=penalty).penalty
+
+    for kind, factor in (("error", 10.0), ("squared_error", 100.0), ("stiffness", 1.0)):
+        ratio = float((value(kind, 1e-3) / value(kind, 1e-2)).detach())
+        assert ratio == pytest.approx(factor, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["error", "squared_error", "stiffness"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_without_error_cost_nothing_and_have_a_gradient(kind, dtype):
+    """A constant drift is followed exactly: no error, no ratio of two nothings."""
+
+    class Straight(Curved):
+        def drift(self, t, y):
+            return self.rate.to(y) * torch.ones_like(y)
+
+        def diffusion(self, t, y):
+            return torch.zeros_like(y)
+
+    sde = Straight()
+    y0 = start().to(dtype)
+    value = nsde.solve(sde, y0, [0.0, 1.0], dt=1 / N, seed=0, penalty=StepPenalty(kind)).penalty
+    assert 0 <= float(value.detach()) < 1e-6  # the twin sqrt(x + tiny) / sqrt(0 + tiny) says 1
+    value.backward()
+    assert sde.rate.grad is None or bool(torch.isfinite(sde.rate.grad))
+
+
+def test_one_time_draws_steps_by_their_length():
+    """A long step and nine short ones: evenly drawn it is met one time in nine, by length nine in ten."""
+    from neurosde.solve.grid import TimeGrid
+
+    times = torch.cat((torch.tensor([0.0]), torch.linspace(0.9, 1.0, 10))).double()
+    grid = TimeGrid(times, torch.tensor([0, 10]), torch.tensor(10))
+    n = 2000
+    for sample, p in (("one_step", 1 / 9), ("one_time", 0.9)):
+        drawn = [int(StepPenalty(sample=sample, seed=k).draw(grid, 1)) for k in range(n)]
+        met = sum(number == 0 for number in drawn) / n
+        assert abs(met - p) < 4.5 * (p * (1 - p) / n) ** 0.5  # false alarms: 1e-5
+        assert (max(drawn) == 9) == (sample == "one_time")  # the last is never drawn evenly

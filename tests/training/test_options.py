@@ -23,6 +23,7 @@ WRONG = {
     "max_failures": [-1],
     "schedule": ["linear"],
     "ema": [0.0, 1.0],
+    "penalty_weight": [-1.0, math.nan, "linear", None],
     "verbose": [-1],
     "checkpoint": [7],
     "checkpoint_every": [-1.0],
