@@ -11,7 +11,7 @@ from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
 from neurosde.typing import Any, Tensor
 
 _AREA = 103  # reserved level of the key
-_TILE = 16  # steps that fresh noise is drawn for at once
+_TILE = 10  # steps that fresh noise is drawn for at once; the engine asks for whole tens
 
 
 class AbstractNoise(abc.ABC):

@@ -1,6 +1,7 @@
 """The stochastic adjoint: gradients by an SDE that runs backwards on the same noise."""
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from neurosde.calculus import to_stratonovich
 from neurosde.sde import SDE, diffuse
@@ -38,8 +39,8 @@ class _Adjoint(torch.autograd.Function):
         return outcome[0].rows.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows = torch.nan_to_num(ctx.saved_tensors[0])
         return (None, None, *_solve_backwards(ctx.problem, ctx.tensors, rows, grads[0]))
 

@@ -50,11 +50,13 @@ class Compiler:
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function; what does not compile is run as it is, and so is all of its kind from then on."""
         if self.on:
+            from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
+
             try:
                 with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
                     warnings.simplefilter("ignore")  # of the compiler's own inner workings
                     return _program(self.kind, function)(*arguments)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except TorchDynamoException as error:
                 self._give_up(error)
         begin = time.perf_counter()
         result = function(*arguments)

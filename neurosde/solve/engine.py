@@ -27,7 +27,7 @@ from neurosde.solve.stepper import Carry
 from neurosde.typing import NamedTuple, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
-_SECTION = 2**21  # increments that are drawn at once
+_SECTION = 2**18  # increments that are drawn at once: a MiB or two, however long the solve
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from neurosde.errors import SolveError
 from neurosde.sde import SDE, diffuse
@@ -47,13 +48,14 @@ class _Reversible(torch.autograd.Function):
         return (rows.clone(), *carry)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         begin, y, z, *_ = ctx.saved_tensors
         zero = torch.zeros_like(y)
         arrivals = by_step(ctx.problem, grads[0])
         a_y = arrivals.pop(ctx.problem.grid.length, zero)
-        back = _Back(y, z, a_y, *grads[1:], tuple(torch.zeros_like(x) for x in ctx.tensors))
+        _, a_z, a_f, a_g = grads
+        back = _Back(y, z, a_y, a_z, a_f, a_g, tuple(torch.zeros_like(x) for x in ctx.tensors))
         back = _undo_all(ctx.problem, ctx.tensors, arrivals, back, ctx.failed, begin)
         return (None, None, back.a_y, back.a_z, back.a_f, back.a_g, *back.sums)
 
@@ -90,15 +92,12 @@ def _undo_all(
         block = source.block(first)
         numbers = range(first, first + len(block.t))
         arriving = [arrivals.get(k) for k in numbers]
-        if any(a is not None for a in arriving[1:]):
-            arriving = [zero if a is None else a for a in arriving]  # two forms to compile, not 2^length
-        elif arriving[0] is None:
-            arriving[0] = zero
+        dense = any(a is not None for a in arriving[1:])  # two forms to compile, not 2^length
+        arriving = [zero if a is None and (dense or k == 0) else a for k, a in enumerate(arriving)]
         arguments = (problem.model.sde, tensors, block, arriving, back, held, begin)
         if len(numbers) == source.length and held is None:
-            engine.loosen_series(
-                block, State(*back[:4], (*back[4:6], *(a for a in arriving if a is not None)))
-            )
+            arrived = tuple(a for a in arriving if a is not None)
+            engine.loosen_series(block, State(*back[:4], (*back[4:6], *arrived)))
             back = compiler(_undo, *arguments)
         else:
             back = _undo(*arguments)

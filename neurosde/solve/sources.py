@@ -65,7 +65,8 @@ class ForeignNoise(AbstractNoise):
     """
 
     def __init__(self, motion: Motion, shape: tuple[int, int]):
-        self.motion, self.shape = motion, tuple(getattr(motion, "shape", shape))
+        n_series, n_noise = getattr(motion, "shape", shape)
+        self.motion, self.shape = motion, (n_series, n_noise)
         known = getattr(motion, "levy_area_approximation", "none")
         self.levy = "none" if known == "none" else "space-time"
 
