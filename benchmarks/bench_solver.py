@@ -5,7 +5,10 @@ width 64 and diagonal noise. Ratios are torchsde's time over ours: above 1 we ar
 """
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +22,8 @@ from neurosde.noise import BrownianPath, StepNoise
 from neurosde.solve import PIController, ReversibleHeun
 
 STATES, WIDTH, DT = 16, 64, 2.0**-7
+TABLES = ("forward", "clocks", "adaptive", "noise", "train", "reversible", "memory")
+Table = tuple[str, dict[str, float]]
 
 
 class Networks(torch.nn.Module):
@@ -83,7 +88,7 @@ def show(title: str, results: dict[str, float]) -> None:
     peer = next(iter(results.values()))
     print(f"\n{title}")
     for name, value in results.items():
-        print(f"  {name:38s} {value:9.2f} ms  {peer / value:6.2f} x")
+        print(f"  {name:46s} {value:9.2f}  {peer / value:6.2f} x", flush=True)
 
 
 def training(solve: Callable[[], torch.Tensor], model: torch.nn.Module) -> Callable[[], None]:
@@ -99,9 +104,9 @@ def training(solve: Callable[[], torch.Tensor], model: torch.nn.Module) -> Calla
 class Bench:
     """All that the tables share."""
 
-    def __init__(self, options: argparse.Namespace):
-        self.batch, self.steps, self.repetitions = options.batch, options.steps, options.repetitions
-        self.modes = ("off", "chunk") if options.compile else ("off",)
+    def __init__(self, batch: int, steps: int, repetitions: int, compiled: bool):
+        self.batch, self.steps, self.repetitions = batch, steps, repetitions
+        self.modes = ("off", "chunk") if compiled else ("off",)
         self.ito, self.stratonovich = Networks("ito"), Networks("stratonovich")
         self.models = {"user's f and g": self.ito, "lipswish": Networks("ito", lipswish)}
         self.models["fused"] = Fused("ito")
@@ -116,13 +121,16 @@ class Bench:
         """Torchsde's."""
         return torchsde.sdeint(model, self.y, self.ts, method=method, dt=DT, **more)  # pyright: ignore
 
-    def show(
-        self, title: str, calls: dict[str, Callable[[], object]], repetitions: int | None = None
-    ) -> None:
-        """Time and print."""
-        show(title, medians(calls, repetitions or self.repetitions))
+    def run(self, table: str) -> Table:
+        """One of the tables."""
+        with torch.set_grad_enabled(table in ("train", "reversible")):
+            return getattr(self, table)()
 
-    def forward(self) -> None:
+    def timed(self, title: str, calls: dict[str, Callable[[], object]]) -> Table:
+        """Title and medians; the first call is the peer of the others."""
+        return f"{title}, batch {self.batch}, {self.steps} steps", medians(calls, self.repetitions)
+
+    def forward(self) -> Table:
         """Fixed steps."""
         calls: dict[str, Callable[[], object]] = {"torchsde euler": lambda: self.theirs(self.ito, "euler")}
         for name, model in self.models.items():
@@ -132,9 +140,9 @@ class Bench:
             calls[f"one path at every dt, compile={mode!r}"] = lambda c=mode: self.ours(
                 self.ito, seed=0, compile=c
             )
-        self.show(f"forward, batch {self.batch}, {self.steps} steps", calls)
+        return self.timed("forward", calls)
 
-    def clocks(self) -> None:
+    def clocks(self) -> Table:
         """As many time grids as series."""
         own = self.ts * torch.linspace(0.9, 1.0, self.batch, dtype=torch.float64).unsqueeze(-1)
         shared = self.ts
@@ -144,9 +152,9 @@ class Bench:
             return nsde.solve(self.ito, self.y, ts, dt=dt, compile="off").ys
 
         calls = {"one time grid": lambda: solve(shared), "a grid for each series": lambda: solve(own)}
-        self.show("time grids", calls)
+        return self.timed("time grids", calls)
 
-    def adaptive(self) -> None:
+    def adaptive(self) -> Table:
         """Equal tolerance; the work-precision benchmark compares at equal error."""
         tolerance = {"rtol": 1e-2, "atol": 1e-2}
         calls: dict[str, Callable[[], object]] = {
@@ -160,9 +168,9 @@ class Bench:
             calls[name] = lambda c=controller: self.ours(
                 self.stratonovich, dt=None, controller=c, compile="off"
             )
-        self.show("adaptive Heun, equal tolerance", calls)
+        return self.timed("adaptive Heun, equal tolerance", calls)
 
-    def noise(self) -> None:
+    def noise(self) -> Table:
         """Increments alone, dyadic grid."""
         grid, shape = torch.linspace(0, 1, 1025, dtype=torch.float64), (self.batch, STATES)
         path, keyed = BrownianPath(0.0, 1.0, shape, seed=0), StepNoise(shape, seed=0)
@@ -174,9 +182,9 @@ class Bench:
         if "chunk" in self.modes:
             calls["step noise, compiled"] = lambda: keyed.compiled().increments(grid)
             calls["path on its lattice, compiled"] = lambda: path.compiled().increments(grid)
-        self.show("increments, 1024 steps", calls, 3)
+        return f"increments, 1024 steps, batch {self.batch}", medians(calls, 3)
 
-    def train(self) -> None:
+    def train(self) -> Table:
         """Forward and backward."""
         calls = {"torchsde euler": training(lambda: self.theirs(self.ito, "euler"), self.ito)}
         for name, model in self.models.items():
@@ -186,9 +194,9 @@ class Bench:
             for mode in self.modes:
                 call = lambda m=model, c=mode: self.ours(m, gradient="checkpoint", compile=c)  # noqa: E731
                 calls[f"{name}, checkpoint, compile={mode!r}"] = training(call, model)
-        self.show("forward and backward", calls)
+        return self.timed("forward and backward", calls)
 
-    def reversible(self) -> None:
+    def reversible(self) -> Table:
         """Gradients without memory."""
         method = {"method": "reversible_heun", "adjoint_method": "adjoint_reversible_heun"}
 
@@ -203,7 +211,37 @@ class Bench:
                     m, gradient="reversible", stepper=ReversibleHeun(), compile=c
                 )
                 calls[f"{name}, reversible, compile={mode!r}"] = training(call, model)
-        self.show("memory-free gradient", calls)
+        return self.timed("gradient without memory", calls)
+
+    def memory(self) -> Table:
+        """Growth of a fresh process's peak over one gradient."""
+        results = {}
+        for name in ("torchsde backprop", "torchsde adjoint", "backprop", "checkpoint", "reversible"):
+            for steps in (self.steps, 4 * self.steps):
+                child = [sys.executable, __file__, "--child", name, "--batch", str(self.batch)]
+                printed = subprocess.run([*child, "--steps", str(steps)], check=True, capture_output=True)
+                results[f"{name}, {steps} steps"] = float(printed.stdout)
+        return f"MiB of one gradient, batch {self.batch}", results
+
+    def child(self, name: str) -> float:
+        """MiB by which one gradient raises the peak of this process, after a short one."""
+        method = {"method": "reversible_heun", "adjoint_method": "adjoint_reversible_heun"}
+        model, horizon = self.stratonovich, self.steps
+
+        def gradient(steps: int) -> None:
+            self.ts = torch.tensor([0.0, steps * DT])
+            if name == "torchsde backprop":
+                ys = self.theirs(model, "reversible_heun")
+            elif name == "torchsde adjoint":
+                ys = torchsde.sdeint_adjoint(model, self.y, self.ts, dt=DT, **method)  # pyright: ignore
+            else:
+                ys = self.ours(model, gradient=name, stepper=ReversibleHeun(), compile="off")
+            ys.square().mean().backward()  # pyright: ignore
+
+        gradient(20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        gradient(horizon)
+        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 1) / 1024
 
 
 def main() -> None:
@@ -213,15 +251,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="also time compiled steps (takes minutes)")
-    tables = ("forward", "clocks", "adaptive", "noise", "train", "reversible")
-    parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    bench = Bench(options)
+    bench = Bench(options.batch, options.steps, options.repetitions, options.compile)
+    if options.child:
+        print(bench.child(options.child))
+        return
     for table in options.tables:
-        with torch.set_grad_enabled(table in ("train", "reversible")):
-            getattr(bench, table)()
+        show(*bench.run(table))
 
 
 if __name__ == "__main__":
