@@ -277,9 +277,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", message="compile:")  # or eager steps would pass for compiled ones
     fixed_problems = (Sinh,) if options.quick else (Sinh, BlackScholes, Fading)
     adaptive_problems = (Sinh,) if options.quick else (Sinh, Fading)
     for kind in fixed_problems:
+        torch._dynamo.reset()  # it keeps a few programs only, and gives up on the next
         show(fixed_steps(kind, options.batch, options.repetitions), "torchsde srk")
     for kind in adaptive_problems:
         show(adaptive_steps(kind, options.batch, options.repetitions), "torchsde heun, adaptive")

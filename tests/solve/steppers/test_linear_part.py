@@ -349,6 +349,22 @@ def test_single_precision_stays_near():
     assert torch.allclose(ends[0].double(), ends[1], atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, on compiling
+@pytest.mark.parametrize("own_clock", [False, True])
+def test_compiled_steps_with_a_matrix_are_the_same(own_clock):
+    torch._dynamo.reset()  # it keeps a few programs only, and gives up on the next
+    start = torch.linspace(-1, 1, 6, dtype=torch.float64).view(3, 2)
+    ts = torch.tensor([[0.0, 1.0], [0.0, 0.8], [0.0, 0.6]] if own_clock else [0.0, 1.0], dtype=torch.float64)
+    ends = [
+        nsde.solve(
+            Turned(SPIRAL, e=0.6), start, ts, dt=1 / 16, seed=0, stepper=ExponentialShARK(), compile=mode
+        ).ys
+        for mode in ("off", "chunk")
+    ]
+    assert torch.allclose(*ends, atol=1e-10)
+
+
 def test_who_steps_what():
     class Own(nsde.LinearSDE):
         def drift(self, t, y):
