@@ -74,8 +74,8 @@ class Block(NamedTuple):
             for t, dt, noise, weights in zip(
                 views[0],
                 views[1],
-                zip(*views[2:5], strict=True),
-                zip(*views[5:], strict=True) if self.weights else [()] * len(self.t),
+                zip(*views[2:6], strict=True),
+                zip(*views[6:], strict=True) if self.weights else [()] * len(self.t),
                 strict=True,
             )
         ]
