@@ -217,7 +217,7 @@ def crossing_share(near: Tensor, far: Tensor, variance: Tensor, square: Tensor, 
 
     Let the bridge run from ``d0 > 0`` to ``d1`` in time h with variance ``v = s^2 h``. The density of its
     first passage at tau is ``d0 (2 pi s^2 tau^3)^(-1/2) exp(-d0^2 / 2 s^2 tau)`` (Karatzas & Shreve 1991,
-    equation 2.6.3) times the Gaussian density from 0 to d1 in the rest ``h - tau``, over that from d0 to d1
+    section 2.6) times the Gaussian density from 0 to d1 in the rest ``h - tau``, over that from d0 to d1
     in h. With ``r = tau / (h - tau)`` this is ``min(1, exp(-2 d0 d1 / v))``, the probability of a passage,
     times ``d0 (2 pi v r^3)^(-1/2) exp(-(d0 - |d1| r)^2 / 2 v r)``: given a passage, r is inverse Gaussian
     with mean ``d0 / |d1|`` and shape ``d0^2 / v``, whatever the sign of d1. It is drawn as Michael, Schucany
@@ -271,8 +271,9 @@ def absorber_of(
         raise DataError(f"absorbing: expected an AbsorbingSet(distance), got {absorbing!r}.")
     n, own = len(y0), t0.expand(len(y0), 1)
     why = "t is (series, 1) there, so write torch.exp(-t.squeeze(-1)) and the like"
-    with torch.no_grad():
-        d = absorbing.distance(own, y0)
+    with torch.enable_grad():
+        t, y = own.detach().clone().requires_grad_(), y0.detach().clone().requires_grad_()
+        d = absorbing.distance(t, y)
         if not isinstance(d, Tensor) or d.dim() not in (1, 2) or d.shape[0] != n or 0 in d.shape:
             got = tuple(d.shape) if isinstance(d, Tensor) else repr(d)
             raise ShapeError(
@@ -284,6 +285,12 @@ def absorber_of(
                 f"absorbing: distance of series {bad} is not a number where it starts; expected a positive "
                 "number inside, and a negative one outside."
             )
+        met = torch.autograd.grad(d[0].sum(), (t, y), allow_unused=True) if d.requires_grad else ()
+        if any(bool((part[1:].abs() > 0).any()) for part in met if part is not None):
+            raise ShapeError(
+                f"absorbing: distance: that of series 0 depends on others, shape {tuple(d.shape)}; {why}."
+            )
+    with torch.no_grad():
         for cost in running:
             rate = None if cost.c is None else cost.c(own, y0)
             if rate is not None and rate.shape != (n,):
@@ -291,9 +298,9 @@ def absorber_of(
                     f"running: {cost.name!r}: expected a rate (series,) = ({n},), got {tuple(rate.shape)}; "
                     f"with exits {why}."
                 )
-    keyed = isinstance(noise, BrownianPath | StepNoise)
-    seeded = keyed or isinstance(noise, FreshNoise)
-    seed = noise.seed if absorbing.seed is None and seeded else as_seed(absorbing.seed)
-    rows = torch.arange(n, device=y0.device)
-    keys = noise.series if keyed else rows if series is None else series.to(rows)
-    return Absorber(absorbing, 1 if d.dim() == 1 else d.shape[1], int(seed), keys)
+    seed, keys = absorbing.seed, torch.arange(n, device=y0.device) if series is None else series.to(y0.device)
+    if isinstance(noise, BrownianPath | StepNoise | FreshNoise):
+        seed = noise.seed if seed is None else seed
+    if isinstance(noise, BrownianPath | StepNoise):
+        keys = noise.series
+    return Absorber(absorbing, 1 if d.dim() == 1 else d.shape[1], as_seed(seed), keys.to(torch.int64))

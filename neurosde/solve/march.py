@@ -201,7 +201,8 @@ def _start_inside(model: Model, absorbing: Absorber, t: Tensor, y: Tensor) -> St
 def split_carry(carry: Carry) -> tuple[Carry, Tensor, Tensor, Tensor, Carry]:
     """What the stepper carries, exit times, barriers, states inside, and what the stepper carries there."""
     n = (len(carry) - 3) // 2
-    return carry[:n], *carry[n : n + 3], carry[n + 3 :]
+    exit_time, barrier, origin = carry[n : n + 3]
+    return carry[:n], exit_time, barrier, origin, carry[n + 3 :]
 
 
 def _advance_inside(model: Model, absorbing: Absorber, step: Step, state: State) -> State:
