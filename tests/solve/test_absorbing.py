@@ -70,7 +70,7 @@ def no_bridge(monkeypatch):
     draws = Absorber.draws
 
     def certain(self, t, dtype):
-        return torch.stack((z := draws(self, t, dtype)[..., ::2], torch.ones_like(z) * 2), -1).flatten(-2)
+        return torch.stack((z := draws(self, t, dtype)[..., ::2], torch.ones_like(z)), -1).flatten(-2)
 
     monkeypatch.setattr(Absorber, "draws", certain)
 
