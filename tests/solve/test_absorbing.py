@@ -197,7 +197,7 @@ def test_exits_from_an_interval(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dt", "published"), [(0.04, 1.248), (0.01, 1.095)])
 def test_the_mean_exit_time_of_an_interval_is_one_minus_x_squared(dt, published, monkeypatch):
-    n, T = 25000, 12.0
+    n, T = 25000, 8.0
     for x in (0.0, 0.5):
         solution = interval_exits(x, dt, n, T)
         assert abs(float(solution.exit_time.clamp(max=T).mean()) / (1 - x * x) - 1) < 0.03
