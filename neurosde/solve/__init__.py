@@ -6,6 +6,7 @@ The module can be called, so that ``neurosde.solve`` is both the function and th
 import sys
 import types
 
+from neurosde.solve.absorbing import AbsorbingSet
 from neurosde.solve.capabilities import capabilities
 from neurosde.solve.choice import STEPPERS
 from neurosde.solve.controller import ConstantStep, PIController
@@ -31,6 +32,7 @@ __all__ = [
     "SRA1",
     "SRK",
     "STEPPERS",
+    "AbsorbingSet",
     "AbstractStepper",
     "ConstantStep",
     "EulerHeun",

@@ -8,6 +8,7 @@ from neurosde.noise import BrownianIncrement, BrownianPath
 from neurosde.noise.stack import DyadicStack, Pending, Proposal
 from neurosde.sde import SDE, is_additive
 from neurosde.solve import engine
+from neurosde.solve.absorbing import Absorber
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.solution import Status
@@ -33,6 +34,8 @@ class AcceptedSteps:
         What the stepper carries at the end.
     ys
         States met at the times to end on, ``(series, time, state)``, NaN where none was.
+    exits
+        Exit times and barriers, if there is an absorbing set.
     """
 
     grid: TimeGrid
@@ -42,12 +45,18 @@ class AcceptedSteps:
     accepted: Tensor
     rejected: Tensor
     carry: Carry
+    exits: tuple[Tensor, Tensor] | None = None
 
     def outcome(self, columns: Tensor) -> engine.Outcome:
         """States at the requested times, which stand in these columns of all the times to end on."""
         wanted = columns.expand(len(self.ys), -1).unsqueeze(-1).expand(-1, -1, self.ys.shape[-1])
         return engine.Outcome(
-            self.ys.gather(1, wanted), self.status, self.accepted, self.rejected, self.carry
+            self.ys.gather(1, wanted),
+            self.status,
+            self.accepted,
+            self.rejected,
+            self.carry,
+            exits=self.exits,
         )
 
     def grid_of(self, columns: Tensor) -> TimeGrid:
@@ -71,6 +80,13 @@ class _Clocks:
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+    exits: tuple[Tensor, Tensor] | None = None
+
+    def absorbed(self) -> Tensor:
+        """Clocks all of whose series have left, ``(clock,)``; none without an absorbing set."""
+        if self.exits is None:
+            return torch.zeros_like(self.status, dtype=torch.bool)
+        return torch.isfinite(self.exits[0]).view(len(self.status), -1).all(-1)
 
 
 class StepSearch:
@@ -86,6 +102,8 @@ class StepSearch:
         Times that steps must end on, ``(clock, time)``, padded with NaN: requested ones and jumps.
     max_steps
         Attempts after which a clock gives up.
+    absorbing
+        Where series stop; a clock is done when all its series have.
     """
 
     def __init__(
@@ -96,7 +114,9 @@ class StepSearch:
         path: BrownianPath,
         times: Tensor,
         max_steps: int,
+        absorbing: Absorber | None = None,
     ):
+        self.absorbing = absorbing
         self.sde, self.stepper, self.controller, self.path = sde, stepper, controller, path
         self.max_steps = max_steps
         start, span = torch.atleast_1d(path.t0), torch.atleast_1d(path.t1 - path.t0)
@@ -124,6 +144,10 @@ class StepSearch:
             met = (clocks.target > before).expand(len(y)).nonzero().flatten()
             ys[met, before.expand(len(y))[met]] = clocks.y[met]
         status = torch.where(clocks.status < 0, int(Status.MAX_STEPS), clocks.status)
+        if clocks.exits is not None:  # what was not met before the exit is met where the series left
+            late = torch.arange(ys.shape[1], device=y.device) >= clocks.target.unsqueeze(-1)
+            late = late & (self.targets[:, :-1] < 1.5) & clocks.absorbed().unsqueeze(-1)
+            ys = torch.where(late.unsqueeze(-1), clocks.y.unsqueeze(1), ys)
         return self._lay_out(taken, status, clocks, ys)
 
     def _first(self, y: Tensor, carry: Carry | None) -> _Clocks:
@@ -135,7 +159,30 @@ class StepSearch:
         status = torch.where(self._at(self.targets, target) > 1.5, int(Status.SUCCESS), -1)
         if carry is None:
             carry = self.stepper.start(self.sde, self._time(torch.zeros_like(self.span), y), y)
-        return _Clocks(y, carry, self.stack.first, longest, self.span * 0 + 1, target, status, zeros, zeros)
+        first = _Clocks(y, carry, self.stack.first, longest, self.span * 0 + 1, target, status, zeros, zeros)
+        if self.absorbing is None:
+            return first
+        exits = self.absorbing.start(self._time(torch.zeros_like(self.span), y), y)[:2]
+        return self._stopped(dataclasses.replace(first, exits=exits))
+
+    def _stopped(self, now: _Clocks) -> _Clocks:
+        """Let clocks rest whose series have all left."""
+        done = (now.status < 0) & now.absorbed()
+        return dataclasses.replace(now, status=torch.where(done, int(Status.SUCCESS), now.status))
+
+    def _until_exit(
+        self, now: _Clocks, after: _Clocks, step: Step, ahead: Tensor, accepted: Tensor
+    ) -> _Clocks:
+        """The clocks after a step, in the course of which some series may have left."""
+        if self.absorbing is None or now.exits is None:
+            return after
+        alive, draws = now.exits[0].isinf(), self.absorbing.draws(step.t, ahead.dtype)
+        meeting = self.absorbing.meet(self.sde, step, now.y, ahead, draws, alive)
+        exited, end = meeting.exited & accepted, step.t + meeting.share * step.h
+        exit_time = torch.where(exited, end.squeeze(-1), now.exits[0])
+        exits = exit_time, torch.where(exited, meeting.barrier, now.exits[1])
+        y = self._pick(alive & accepted, meeting.y, now.y)
+        return self._stopped(dataclasses.replace(after, y=y, exits=exits))
 
     def _attempt(self, now: _Clocks) -> tuple[_Clocks, Tensor, Tensor, BrownianIncrement]:
         """Try one step on every clock that is still going."""
@@ -146,10 +193,23 @@ class StepSearch:
         proposal = self.stack.propose(now.pending, longest, target)
         increment = self._real(proposal, now.y)
         t = self._time(now.pending.start, now.y)
+        if now.exits is not None:
+            # to the last bit the length that the grid has, so that the steps taken again have the same exits
+            ends = (
+                self.start + x * self.span for x in (now.pending.start + proposal.length, now.pending.start)
+            )
+            dt = torch.sub(*ends).to(now.y)
+            increment = increment._replace(dt=dt.reshape(increment.dt.shape))
         wide = (x.reshape(1, -1, 1) for x in (t, increment.dt))
         weights = tuple(part[0] for part in self.stepper.weights(self.sde, *wide))
-        stepped = self.stepper.step(self.sde, Step(t, increment.dt, increment, weights), now.y, now.carry)
+        step = Step(t, increment.dt, increment, weights)
+        stepped = self.stepper.step(self.sde, step, now.y, now.carry)
         error = torch.zeros_like(now.y) if stepped.error is None else stepped.error
+        if now.exits is not None:  # of the series that still move
+            alive = now.exits[0].isinf().view(len(going), -1, 1)
+            error = torch.where(
+                alive, error.view(*alive.shape[:2], -1) / alive.mean(1, True, dtype=error.dtype).sqrt(), 0.0
+            ).view_as(error)
         size = self.controller.error(error, now.y, stepped.y)
         forced = proposal.length * self.span <= self.controller.shortest
         accepted = going & ((size <= 1) | (forced & torch.isfinite(size)))
@@ -173,7 +233,7 @@ class StepSearch:
             now.accepted + accepted.to(torch.int64),
             now.rejected + (going & ~accepted).to(torch.int64),
         )
-        return after, end, accepted, increment
+        return self._until_exit(now, after, step, stepped.y, accepted), end, accepted, increment
 
     def _restart(
         self, met: Tensor, end: Tensor, accepted: Tensor, carry: Carry, now: _Clocks, ahead: Tensor
@@ -230,7 +290,8 @@ class StepSearch:
         meets = fractions.T.contiguous(), self.targets[:, :-1].contiguous()
         save = torch.searchsorted(*meets)
         reached = (self.targets[:, :-1] <= last.unsqueeze(-1)) & (self.targets[:, :-1] < 1.5)
-        save = torch.where(reached, save, -1)
+        late = (self.targets[:, :-1] < 1.5) & clocks.absorbed().unsqueeze(-1)  # these are met at the exit
+        save = torch.where(reached, save, torch.where(late, clocks.accepted.unsqueeze(-1), -1))
         W, H, K = (self._gather([step[2][i] for step in taken], place, n_steps) for i in (1, 2, 3))
         spread = len(ys) if n_clocks == 1 else 1
         grid = TimeGrid(times, save, clocks.accepted)
@@ -239,7 +300,7 @@ class StepSearch:
         W = ys.new_zeros(0, *self.path.shape) if W is None else W
         increments = BrownianIncrement(grid.times.diff(), W, H, K)
         status, accepted, rejected = (x.repeat(spread) for x in (status, clocks.accepted, clocks.rejected))
-        return AcceptedSteps(grid, increments, ys, status, accepted, rejected, clocks.carry)
+        return AcceptedSteps(grid, increments, ys, status, accepted, rejected, clocks.carry, clocks.exits)
 
     def _gather(self, rows: list[Tensor | None], place: Tensor, n_steps: int) -> Tensor | None:
         known = [row for row in rows if row is not None]

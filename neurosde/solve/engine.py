@@ -19,6 +19,7 @@ from neurosde.solve.march import (
     march_around,
     march_through,
     row,
+    split_carry,
     start,
     state_of,
 )
@@ -51,6 +52,7 @@ class Outcome(NamedTuple):
     carry: Carry = ()
     penalty: Tensor | None = None
     y: Tensor | None = None
+    exits: tuple[Tensor, Tensor] | None = None  # times and barriers, of a solve with an absorbing set
 
     def seen_again(self, replay: "Outcome") -> "Outcome":
         """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
@@ -88,6 +90,9 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     if problem.model.penalty is not None:
         penalty = (state.penalty / grid.n_steps.clamp(min=1)).mean()
     outcome = outcome_of(picker.gather(failed_at), failed_at, grid)
+    if problem.model.absorbing is not None:
+        carry, *exits, _, _ = split_carry(state.carry)
+        return outcome._replace(carry=carry, y=state.y, exits=tuple(exits))
     return outcome._replace(carry=state.carry, penalty=penalty, y=state.y)
 
 
@@ -162,6 +167,8 @@ class BlockSource:
         t = own[:-1].to(self.dtype) if shared else own[:, :-1].T.unsqueeze(-1).to(self.dtype)
         wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
         weights = problem.model.stepper.weights(problem.model.sde, *wide) if len(steps) else ()
+        if problem.model.absorbing is not None:
+            weights = (*weights, problem.model.absorbing.draws(t, self.dtype))
         return Block(t, noise._replace(dt=h), weights)
 
 
@@ -171,7 +178,8 @@ class _Runner:
     def __init__(self, problem: Problem, state: State, recompute: bool):
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
-        self.compiler = Compiler(kind_of(problem.model, state, torch.is_grad_enabled()), problem.compile)
+        kind = (*kind_of(problem.model, state, torch.is_grad_enabled()), problem.model.absorbing is not None)
+        self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
         blocks = round(problem.grid.length**0.5 / CHUNK) if self.recompute else 1
@@ -180,7 +188,8 @@ class _Runner:
 
     def steps(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:
         """Take steps from number ``first`` on: their rows (or the last ones), the state and its number."""
-        if self.compiler.on and not torch.is_grad_enabled() and self.failed_at is None:
+        plain = self.failed_at is None and self.model.absorbing is None
+        if self.compiler.on and not torch.is_grad_enabled() and plain:
             self.source.section_of(first)
             last = min(picker.next_stop(), self.source.drawn.stop)
             if last - first >= CHUNK:

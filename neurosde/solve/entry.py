@@ -7,8 +7,10 @@ import warnings
 import torch
 
 from neurosde.errors import DataError, ShapeError, SolveError
+from neurosde.noise import AbstractNoise
 from neurosde.sde import SDE, RunningCost, as_sde
 from neurosde.solve import engine
+from neurosde.solve.absorbing import AbsorbingSet, absorber_of
 from neurosde.solve.adaptive import StepSearch, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.compiling import MODES, Compile
@@ -39,6 +41,7 @@ class Options:
     compile: Compile = "auto"
     max_steps: int = 4096
     series: Any = None
+    absorbing: AbsorbingSet | None = None
 
 
 def solve(
@@ -46,7 +49,7 @@ def solve(
     controller: ConstantStep | PIController | None = None, noise: Any = None,
     dt: float | Tensor | None = None, seed: int | None = None, running: Sequence[RunningCost] = (),
     penalty: StepPenalty | None = None, gradient: Gradient = "backprop", compile: Compile = "auto",
-    max_steps: int = 4096, series: Any = None,
+    max_steps: int = 4096, series: Any = None, absorbing: AbsorbingSet | None = None,
 ) -> Solution:  # fmt: skip
     """Solve an SDE, each series on its own times.
 
@@ -93,6 +96,9 @@ def solve(
         Attempts after which a series of an adaptive solve gives up.
     series
         int64 keys of the series for keyed noise, ``(*batch,)``; by default their row numbers.
+    absorbing
+        Where series stop, crossings within steps included; see :class:`~neurosde.solve.AbsorbingSet`. They
+        stay there, with success, and ``Solution.exit_time`` and ``exit_barrier`` tell when and where.
 
     Returns
     -------
@@ -112,8 +118,8 @@ def solve(
     torch.Size([3, 3, 1])
     """
     options = Options(
-        stepper, controller, noise, dt, seed, running, penalty, gradient, compile, max_steps, series
-    )
+        stepper, controller, noise, dt, seed, running, penalty, gradient, compile, max_steps, series, absorbing
+    )  # fmt: skip
     return solve_with_carry(sde, y0, ts, options)[0]
 
 
@@ -143,7 +149,10 @@ def solve_with_carry(
         clocks = torch.atleast_2d(times).expand(1 if shared else len(y0), -1)
         every, columns = with_jumps(clocks, options.controller.jump_times)
         path = choose_path(*given, every[0] if shared else every, shape, y0.dtype)
-        search = StepSearch(prepared, stepper, options.controller, path, every, options.max_steps)
+        model = _until_exit(model, options, path, keys, t0, y0)
+        search = StepSearch(
+            prepared, stepper, options.controller, path, every, options.max_steps, model.absorbing
+        )
         steps = search.run(y0.detach(), carry)
         outcome = steps.outcome(columns)
         if flows or costs or penalty is not None:
@@ -153,9 +162,26 @@ def solve_with_carry(
     else:
         grid = make_grid(times, check_dt(options.dt, times))
         noise = choose_noise(*given, grid, shape, y0.dtype)
+        model = _until_exit(model, options, noise, keys, t0, y0)
         problem = engine.Problem(model, noise, grid, options.compile, carry)
         outcome = take_penalised(problem, y0, options.gradient, penalty)
     return _lay_out(outcome, times, model, batch, own_clock), outcome.carry
+
+
+def _until_exit(
+    model: Model, options: Options, noise: AbstractNoise, keys: Tensor | None, t0: Tensor, y0: Tensor
+) -> Model:
+    """The model with its absorbing set, if there is one."""
+    if options.absorbing is None:
+        return model
+    absorber = absorber_of(options.absorbing, noise, keys, t0, y0, model.running)
+    if options.gradient in ("reversible", "adjoint"):
+        raise DataError(
+            "absorbing: an exit cannot be undone, so its gradient needs the steps; use gradient='checkpoint'."
+        )
+    if options.penalty is not None:
+        raise DataError("absorbing: a penalty is not measured of series that stop; give one of the two.")
+    return model._replace(absorbing=absorber)
 
 
 def _stepper(options: Options, sde: SDE, adaptive: bool) -> AbstractStepper:
@@ -209,7 +235,12 @@ def _lay_out(
     if bool(status.any()):
         warnings.warn(describe_failure(status), RuntimeWarning, stacklevel=4)
     ts = times.reshape(*batch, -1) if own_clock else times
-    return Solution(ts, ys, running, status, stats, outcome.penalty)
+    if outcome.exits is None:
+        return Solution(ts, ys, running, status, stats, outcome.penalty)
+    failed = outcome.status > 0
+    exit_time = torch.where(failed, torch.inf, outcome.exits[0].to(torch.float64)).reshape(batch)
+    barrier = torch.where(failed, -1, outcome.exits[1]).reshape(batch)
+    return Solution(ts, ys, running, status, stats, None, exit_time, barrier)
 
 
 def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:

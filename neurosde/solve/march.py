@@ -4,6 +4,7 @@ import torch
 
 from neurosde.noise import BrownianIncrement
 from neurosde.sde import SDE, RunningCost
+from neurosde.solve.absorbing import Absorber
 from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
 from neurosde.typing import Callable, NamedTuple, Tensor
@@ -16,6 +17,7 @@ class Model(NamedTuple):
     stepper: AbstractStepper
     running: tuple[RunningCost, ...]
     penalty: StepPenalty | None = None  # of all steps; that of a sampled one is no part of the march
+    absorbing: Absorber | None = None
 
 
 class State(NamedTuple):
@@ -93,6 +95,8 @@ class Block(NamedTuple):
 
 def start(model: Model, t: Tensor, y: Tensor) -> State:
     """State before the first step."""
+    if model.absorbing is not None:
+        return _start_inside(model, model.absorbing, t, y)
     totals, nothing = y.new_zeros(len(y), len(model.running)), y.new_zeros(len(y))
     return State(y, totals, _rates(model, t, y), nothing, model.stepper.start(model.sde, t, y))
 
@@ -159,19 +163,76 @@ def _held(state: State, mask: Tensor, origin: State) -> State:
 
 def advance(model: Model, step: Step, state: State) -> State:
     """One step of the state and of the running costs."""
+    if model.absorbing is not None:
+        return _advance_inside(model, model.absorbing, step, state)
+    after = _stepped(model, step, state)
+    return _accumulated(model, step, state, after) if model.running else after
+
+
+def _stepped(model: Model, step: Step, state: State) -> State:
+    """One step of the state alone."""
     stepped = model.stepper.step(model.sde, step, state.y, state.carry)
     y, carry, penalty = stepped.y, stepped.carry, state.penalty
     if model.penalty is not None:
         penalty = penalty + model.penalty.of_step(model.sde, step, state.y, stepped)
-    if not model.running:
-        return State(y, state.totals, state.rates, penalty, carry)
+    return State(y, state.totals, state.rates, penalty, carry)
+
+
+def _accumulated(model: Model, step: Step, state: State, after: State) -> State:
+    """The state after a step, with the costs of the step."""
+    y = after.y
     rates = _rates(model, step.t + step.h, y)
     totals = state.totals + 0.5 * step.h * (state.rates + rates)  # trapezium rule in time
     motion = [
         y.new_zeros(len(y)) if cost.h is None else (cost.h(step.t, state.y) * step.noise.W).sum(-1)
         for cost in model.running  # Ito's integral: the integrand at the start of the step
     ]
-    return State(y, totals + torch.stack(motion, dim=-1), rates, penalty, carry)
+    return after._replace(totals=totals + torch.stack(motion, dim=-1), rates=rates)
+
+
+def _start_inside(model: Model, absorbing: Absorber, t: Tensor, y: Tensor) -> State:
+    """State before the first step; the carry also has exit times, barriers, and where series start inside."""
+    exit_time, barrier, origin = absorbing.start(t, y)
+    state = start(model._replace(absorbing=None), t, origin)
+    fixed = (part.detach() for part in (origin, *state.carry))
+    return state._replace(y=y, carry=(*state.carry, exit_time, barrier, *fixed))
+
+
+def split_carry(carry: Carry) -> tuple[Carry, Tensor, Tensor, Tensor, Carry]:
+    """What the stepper carries, exit times, barriers, states inside, and what the stepper carries there."""
+    n = (len(carry) - 3) // 2
+    exit_time, barrier, origin = carry[n : n + 3]
+    return carry[:n], exit_time, barrier, origin, carry[n + 3 :]
+
+
+def _advance_inside(model: Model, absorbing: Absorber, step: Step, state: State) -> State:
+    """One step of the series that have not left.
+
+    The others are stepped where they started, without noise, and this is discarded: fields that are not
+    defined on the boundary do no harm, nor do their gradients.
+    """
+    carry, exit_time, barrier, origin, first = split_carry(state.carry)
+    frozen = torch.isfinite(exit_time)
+
+    def held(part: Tensor, there: Tensor) -> Tensor:
+        return torch.where(frozen.view(-1, *[1] * (part.dim() - 1)), there, part)
+
+    moving = state._replace(y=held(state.y, origin), carry=tuple(map(held, carry, first)))
+    W, H, K, A = (None if x is None else held(x, x.new_zeros(())) for x in step.noise[1:])
+    assert W is not None
+    draws, weights = step.weights[-1], step.weights[:-1]
+    step = Step(step.t, step.h, BrownianIncrement(step.noise.dt, W, H, K, A), weights)
+    after = _stepped(model, step, moving)
+    meeting = absorbing.meet(model.sde, step, moving.y, after.y, draws, ~frozen)
+    after, taken = after._replace(y=meeting.y), meeting.share * step.h
+    if model.running:
+        part = Step(step.t, taken, step.noise._replace(W=meeting.W))
+        after = _accumulated(model, part, moving, after)
+        after = after._replace(totals=held(after.totals, state.totals))
+    exit_time = torch.where(meeting.exited, (step.t + taken).squeeze(-1), exit_time)
+    barrier = torch.where(meeting.exited, meeting.barrier, barrier)
+    carry = (*after.carry, exit_time, barrier, origin, *first)
+    return after._replace(y=held(after.y, state.y), carry=carry)
 
 
 def _rates(model: Model, t: Tensor, y: Tensor) -> Tensor:

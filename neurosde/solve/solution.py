@@ -52,6 +52,11 @@ class Solution:
         Counts ``(*batch,)``: "nfe" (evaluations of the drift), "accepted" and "rejected" steps.
     penalty
         Differentiable measure of the solver's effort, a number; None unless asked for.
+    exit_time
+        When each series left the domain of the absorbing set, float64, ``(*batch,)``, infinite where it did
+        not; None without one.
+    exit_barrier
+        Which of its barriers was met first, int64, ``(*batch,)``, -1 where none was; None without one.
     """
 
     ts: Tensor
@@ -60,6 +65,8 @@ class Solution:
     status: Tensor
     stats: dict[str, Tensor]
     penalty: Tensor | None = None
+    exit_time: Tensor | None = None
+    exit_barrier: Tensor | None = None
 
     @property
     def succeeded(self) -> bool:
