@@ -1,13 +1,19 @@
 """Guards that hold for every test."""
 
+import math
 import os
 
 import numpy as np
 import pytest
 import torch
 
+from neurosde.solve import compiling
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_warn_always(True)  # a warning that comes once a process would depend on the order of the tests
+
+
+compiling.PATIENCE = math.inf  # only what asks for the compiler meets it, however slow the machine
 
 
 def _globals() -> dict[str, object]:

@@ -118,7 +118,8 @@ def solve(
     torch.Size([3, 3, 1])
     """
     options = Options(
-        stepper, controller, noise, dt, seed, running, penalty, gradient, compile, max_steps, series, absorbing
+        stepper, controller, noise, dt, seed, running, penalty, gradient, compile, max_steps, series,
+        absorbing,
     )  # fmt: skip
     return solve_with_carry(sde, y0, ts, options)[0]
 
