@@ -24,6 +24,7 @@ _ROUNDS = (
     (27, 0x1FFFFFFFFF, 0x94D049BB133111EB - (1 << 64)),
     (31, 0x1FFFFFFFF, None),
 )
+_LIGHT = tuple(multiplier for _, _, multiplier in _ROUNDS if multiplier is not None)
 _BLOCK = 32768  # pairs of normals that are made at a time on a processor, so that the passes meet its cache
 
 
@@ -166,6 +167,80 @@ def _fill(out: Tensor, word: Tensor) -> None:
     angle = lower.to(out.dtype).mul_(math.pi * 2.0**-31)
     torch.mul(angle.cos(), radius, out=out[..., 0])
     torch.mul(angle.sin_(), radius, out=out[..., 1])
+
+
+def mixed_heads(seed: int, fields: list[int]) -> Tensor:
+    """Keys ``chain(seed, field)``, mixed once more as :func:`mixed_rows` takes them."""
+    return torch.tensor([_signed(_mix_int(int(chain(seed, field)))) for field in fields])
+
+
+def mixed_rows(heads: Tensor, index: Tensor) -> Tensor:
+    """Keys ``chain(head, index)`` of heads that have been mixed; both broadcast."""
+    return _mix(heads ^ _spread_tensor(index))
+
+
+def crossed(
+    rows: Tensor, columns: Tensor, n_lanes: int, dtype: torch.dtype, *, compiled: bool = False
+) -> Tensor:
+    """Normals of each pair of a row and a column, where both are keys already: one product mixes a pair.
+
+    ``k = M2 f(M1 (row ^ column))`` with ``f(x) = x ^ (x >> 27)``: the fields have been mixed before, so a
+    lighter function does. The shift is arithmetic, which leaves 63 exactly uniform bits; they are turned into
+    normals as in :func:`normals`.
+
+    Parameters
+    ----------
+    rows, columns
+        int64 keys, ``(row, series or 1, 1)`` and ``(word, series, pair)``.
+    n_lanes
+        Normals of each pair: 2 from its first word; 3 with one of its second.
+    dtype
+        Of the result.
+    compiled
+        Make them in one compiled pass; equal but for the last bits.
+
+    Returns
+    -------
+    Tensor
+        ``(row, lane, series, pair)``.
+    """
+    shape = (len(rows), n_lanes, *columns.shape[1:])
+    if compiled:
+        words = [(rows ^ column).view(-1) for column in columns]  # one long axis fills the lanes
+        parts = [_compiled_polar()(word, dtype) for word in words]
+        flat = [part.view(2, len(rows), *columns.shape[1:]) for part in parts]
+        return torch.cat(flat)[:n_lanes].transpose(0, 1)
+    out = torch.empty(shape, dtype=dtype, device=rows.device)
+    for word, column in enumerate(columns):
+        _polar(rows ^ column, out[:, 2 * word : 2 * word + 2])
+    return out
+
+
+def _polar(word: Tensor, out: Tensor) -> None:
+    """Write the normals of row and column keys into one or two lanes, by passes in place."""
+    word.mul_(_LIGHT[0])
+    word.bitwise_xor_(word >> 27).mul_(_LIGHT[1])
+    radius = (word >> 32).to(torch.int32).bitwise_and_(_POSITIVE).to(out.dtype)
+    radius = radius.mul_(2.0**-31).add_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    angle = word.to(torch.int32).to(out.dtype).mul_(math.pi * 2.0**-31)
+    torch.mul(angle.cos(), radius, out=out[:, 0])
+    if out.shape[1] > 1:
+        torch.mul(angle.sin_(), radius, out=out[:, 1])
+
+
+def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same as one expression, for the compiler."""
+    word = word * _LIGHT[0]
+    word = (word ^ (word >> 27)) * _LIGHT[1]
+    upper, lower = (word >> 32).to(torch.int32) & _POSITIVE, word.to(torch.int32)
+    radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
+    angle = lower.to(dtype) * (math.pi * 2.0**-31)
+    return torch.stack((angle.cos() * radius, angle.sin() * radius))
+
+
+@functools.cache
+def _compiled_polar() -> Callable[[Tensor, torch.dtype], Tensor]:
+    return torch.compile(_polar_pass, dynamic=True, fullgraph=True)
 
 
 def normal(
