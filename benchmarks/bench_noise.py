@@ -5,6 +5,7 @@ number of increments beside `torch.randn`: below 1 we are quicker.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
@@ -68,8 +69,8 @@ class Bench:
             "BrownianPath": lambda: path.increments(times),
         }
         if self.compiled:
-            calls["StepNoise, compiled"] = (
-                lambda: StepNoise(self.shape, seed=0, levy=levy).compiled().increments(times)
+            calls["StepNoise, compiled"] = lambda: (
+                StepNoise(self.shape, seed=0, levy=levy).compiled().increments(times)
             )
             calls["BrownianPath, compiled"] = lambda: path.compiled().increments(times)
         if levy != "space-time-time" and not own:
@@ -82,7 +83,7 @@ class Bench:
             t0=float(times[0]), t1=float(times[-1]), size=self.shape, dt=float(times[1] - times[0]),
             levy_area_approximation=levy,
         )  # fmt: skip
-        for a, b in zip(times[:-1], times[1:], strict=True):
+        for a, b in itertools.pairwise(times):
             interval(a, b)
 
     def bulk(self) -> None:

@@ -129,11 +129,12 @@ class BrownianPath(AbstractNoise):
         """Increments over consecutive steps; ``first`` does not matter to a path."""
         times = torch.as_tensor(times, dtype=torch.float64, device=self.series.device)
         u = self._fractions(times)
-        u = u.unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).contiguous()
+        shared = u.dim() == 1
+        u = u.unsqueeze(-1) if shared else u.transpose(0, 1).contiguous()
         dt = steps_first(torch.diff(times)).to(self.dtype)
         root = torch.sqrt(self._span).to(self.dtype)
         root = root.unsqueeze(-1) if root.dim() else root
-        parts = self._tree(self.dtype).steps(u)
+        parts = self._tree(self.dtype).steps(u, shared)
         W, H, K = (*(root * part for part in self._channels(parts)), None, None)[:3]
         increment = BrownianIncrement(dt, W, H, K)
         if self.levy != "area":
@@ -181,7 +182,9 @@ class BrownianPath(AbstractNoise):
         if isinstance(level, int) and isinstance(index, int):
             rows = torch.tensor(chain(self.seed, level, index), device=self.series.device).view(1, 1, 1)
         else:
-            row = level + 1 if isinstance(level, Tensor) else len(self._heads) - 1  # the levels, or the leaves
+            row = (
+                level + 1 if isinstance(level, Tensor) else len(self._heads) - 1
+            )  # the levels, or the leaves
             rows = mixed_rows(self._heads[row], torch.as_tensor(index)).view(1, -1, 1)
         parts = self._channels(self._tree(self.dtype).normals(rows))
         z = parts[0].squeeze(0).unsqueeze(-1) if len(parts) == 1 else torch.stack(parts, dim=-1)[0]

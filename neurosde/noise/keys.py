@@ -180,7 +180,13 @@ def mixed_rows(heads: Tensor, index: Tensor) -> Tensor:
 
 
 def crossed(
-    rows: Tensor, columns: Tensor, n_lanes: int, dtype: torch.dtype, *, compiled: bool = False
+    rows: Tensor,
+    columns: Tensor,
+    n_lanes: int,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Normals of each pair of a row and a column, where both are keys already: one product mixes a pair.
 
@@ -198,19 +204,21 @@ def crossed(
         Of the result.
     compiled
         Make them in one compiled pass; equal but for the last bits.
+    out
+        Where eager code writes them.
 
     Returns
     -------
     Tensor
         ``(row, lane, series, pair)``.
     """
-    shape = (len(rows), n_lanes, *columns.shape[1:])
     if compiled:
         words = [(rows ^ column).view(-1) for column in columns]  # one long axis fills the lanes
-        parts = [_compiled_polar()(word, dtype) for word in words]
+        parts = [compiled_polar()(word, dtype) for word in words]
         flat = [part.view(2, len(rows), *columns.shape[1:]) for part in parts]
         return torch.cat(flat)[:n_lanes].transpose(0, 1)
-    out = torch.empty(shape, dtype=dtype, device=rows.device)
+    if out is None:
+        out = torch.empty(len(rows), n_lanes, *columns.shape[1:], dtype=dtype, device=rows.device)
     for word, column in enumerate(columns):
         _polar(rows ^ column, out[:, 2 * word : 2 * word + 2])
     return out
@@ -228,19 +236,52 @@ def _polar(word: Tensor, out: Tensor) -> None:
         torch.mul(angle.sin_(), radius, out=out[:, 1])
 
 
-def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same as one expression, for the compiler."""
+def _lanes(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The same as expressions, for the compiler."""
     word = word * _LIGHT[0]
     word = (word ^ (word >> 27)) * _LIGHT[1]
     upper, lower = (word >> 32).to(torch.int32) & _POSITIVE, word.to(torch.int32)
     radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
     angle = lower.to(dtype) * (math.pi * 2.0**-31)
-    return torch.stack((angle.cos() * radius, angle.sin() * radius))
+    return angle.cos() * radius, angle.sin() * radius
+
+
+def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
+    """Both lanes of words."""
+    return torch.stack(_lanes(word, dtype))
+
+
+def _sum_pass(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
+    """Weighted sums over nodes of normals that are never stored, ``(time, pair)``.
+
+    Rows are ``(node, time)``, columns ``(word, pair)``; each table ``(part, normal, node, time)`` gives a sum
+    a part; a table with one part and one normal gives one for each of a word's two normals.
+    """
+    z = [lane for column in columns for lane in _lanes(rows.unsqueeze(-1) ^ column, tables[0].dtype)]
+    if tables[0].shape[0] == 1:
+        return [(tables[0][0, 0].unsqueeze(-1) * lane).sum(0) for lane in z]
+    return [
+        sum(share.unsqueeze(-1) * lane for share, lane in zip(part, z, strict=False)).sum(0)  # pyright: ignore
+        for table in tables
+        for part in table
+    ]
 
 
 @functools.cache
-def _compiled_polar() -> Callable[[Tensor, torch.dtype], Tensor]:
+def compiled_polar() -> Callable[[Tensor, torch.dtype], Tensor]:
+    """Compiled form of :func:`_polar_pass`, made when first asked for."""
     return torch.compile(_polar_pass, dynamic=True, fullgraph=True)
+
+
+@functools.cache
+def compiled_sums(n_parts: int) -> Callable[..., list[Tensor]]:
+    """Compiled form of :func:`_sum_pass` for so many integrals, made when first asked for."""
+
+    def sums(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
+        return _sum_pass(rows, columns, *tables)
+
+    del n_parts  # a program of its own, whatever the others are
+    return torch.compile(sums, dynamic=True, fullgraph=True)
 
 
 def normal(

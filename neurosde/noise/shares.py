@@ -66,6 +66,7 @@ def _of_integrals(index: Tensor, p: Tensor, size: Tensor, n_parts: int) -> tuple
     meets_start = inside[:, :-1] & ~same
     meets_end = inside[:, 1:] | (inside[:, :-1] & same)
     meets_start[n], meets_end[n] = inside[n, :-1], inside[n, 1:]  # a leaf has one draw for the time in it
+    meets_start, meets_end = meets_start & (h > 0), meets_end & (h > 0)
     zero, one = torch.zeros_like(s[:n]), torch.ones_like(s[:n])
     low, gap = torch.where(same[:n], s[:n], zero), torch.where(same[:n], zero, ahead[:n])
     scale = size.sqrt() / torch.where(h > 0, h, 1.0) ** torch.arange(3).view(-1, 1, 1, 1)

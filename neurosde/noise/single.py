@@ -7,7 +7,7 @@ import torch
 from neurosde.noise.brownian import BrownianPath
 from neurosde.noise.records import Scaled, each, join, split
 from neurosde.noise.stack import DyadicStack
-from neurosde.typing import Tensor
+from neurosde.typing import Any, Tensor
 
 _SLACK = 1 + 1e-9
 
@@ -131,6 +131,6 @@ class SingleStack:
         return record.W.new_tensor([[value]])
 
 
-def stack_of(path: BrownianPath, n_clocks: int) -> DyadicStack | SingleStack:
+def stack_of(path: BrownianPath, n_clocks: int) -> Any:
     """The descent for as many clocks: one for all series, or one each."""
     return SingleStack(path) if n_clocks == 1 else DyadicStack(path)

@@ -1,9 +1,9 @@
 """Sums over the dyadic tree of normals times their shares: the steps of a grid for some of its series."""
 
 import torch
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
-from neurosde.noise.keys import crossed, mixed_rows
+from neurosde.noise.keys import compiled_sums, crossed, mixed_rows
 from neurosde.noise.shares import make_shares
 from neurosde.typing import Tensor
 
@@ -39,14 +39,20 @@ class Tree:
         """Normals of nodes whose keys are ``(node, series or 1, 1)``, as ``(node, lane, series, pair)``."""
         return crossed(rows, self.columns, self.lanes, self.dtype, compiled=self.compiled)
 
-    def steps(self, u: Tensor) -> Tensor:
-        """Integrals of the steps between times ``(time, clock)``, as ``(step, lane, series, pair)``."""
+    def steps(self, u: Tensor, shared: bool) -> Tensor:
+        """Integrals of the steps between times ``(time, clock)``, as ``(step, lane, series, pair)``.
+
+        The road depends on whether series share their times and not on their number, so that a series alone
+        has the very numbers that it has in a batch.
+        """
         n_series, n_pairs = self.columns.shape[1:]
-        out = torch.zeros(max(0, len(u) - 1), self.lanes, n_series, n_pairs, dtype=self.dtype, device=u.device)
+        out = torch.zeros(
+            max(0, len(u) - 1), self.lanes, n_series, n_pairs, dtype=self.dtype, device=u.device
+        )
         if not len(out):
             return out
-        shared, on_cpu = u.shape[1] == 1, u.device.type == "cpu"
-        width = max(1, _COLUMNS // n_pairs) if on_cpu else n_series
+        on_cpu = u.device.type == "cpu"
+        width = max(1, (4 if self.compiled else 1) * _COLUMNS // n_pairs) if on_cpu else n_series
         grid = Grid(u, self, None) if shared else None
         for first in range(0, n_series, width):
             rows = slice(first, first + width)
@@ -64,11 +70,21 @@ class Tree:
         return out
 
     def _table(self, keys: Tensor) -> Tensor:
-        return torch.cat([self.normals(part) for part in keys.split(self.size)])
+        if self.compiled or len(keys) <= self.size:
+            return self.normals(keys)
+        table = torch.empty(
+            len(keys), self.lanes, *self.columns.shape[1:], dtype=self.dtype, device=keys.device
+        )
+        for rows, part in zip(keys.split(self.size), table.split(self.size), strict=True):
+            crossed(rows, self.columns, self.lanes, self.dtype, out=part)
+        return table
 
     def _sum(self, target: Tensor, grid: "Grid", table: Tensor) -> None:
         self._add_few(target, grid, table)
         if not grid.many:
+            return
+        if self.compiled and grid.keys is not None:
+            self._add_unseen(target, grid)
             return
         if self.n_parts > 1:
             self._add_many(target, grid)
@@ -83,14 +99,16 @@ class Tree:
         """Rows with few nodes: each was drawn once, and the steps that meet it look it up."""
         lane = torch.arange(self.lanes, device=table.device)
         n_series, n_pairs = table.shape[2:]
-        if grid.places.shape[1] > 1:  # a bag a step and series, all lanes in it
+        if grid.keys is None:  # a bag a step and series, all lanes in it
             places = grid.places * n_series + torch.arange(n_series, device=table.device).unsqueeze(-1)
             places, bags = places.flatten(0, 1), table.transpose(1, 2).reshape(-1, self.lanes, n_pairs)
             for part in range(self.n_parts):
                 for normal in range(self.n_parts):
                     rows = bags if self.n_parts == 1 else bags[:, normal]
                     weights = grid.weights[:, part, :, normal].reshape(places.shape)
-                    sums = embedding_bag(places, rows.reshape(len(rows), -1), mode="sum", per_sample_weights=weights)
+                    sums = embedding_bag(
+                        places, rows.reshape(len(rows), -1), mode="sum", per_sample_weights=weights
+                    )
                     sums = sums.view(len(target), n_series, -1, n_pairs).transpose(1, 2)
                     lanes = target if self.n_parts == 1 else target[:, part : part + 1]
                     lanes.add_(sums)
@@ -107,6 +125,22 @@ class Tree:
             mode="sum", per_sample_weights=weights[used],
         )  # fmt: skip
         target.add_(sums.view(target.shape))
+
+    def _add_unseen(self, target: Tensor, grid: "Grid") -> None:
+        """The same in one compiled pass, whose normals never reach the memory."""
+        keys = mixed_rows(self.heads[grid.many].view(-1, 1), grid.index[grid.many, :, 0])
+        columns, program = self.columns.flatten(1), compiled_sums(self.n_parts)
+        shape = target.shape[2:]
+        if grid.motion is not None:
+            sums = program(keys, columns, grid.motion[None, None, grid.many, :, 0])
+            for lane, part in enumerate(sums):
+                target[:, lane].add_(part[1:].view(-1, *shape)).sub_(part[:-1].view(-1, *shape))
+            return
+        start, end = (table[:, :, grid.many, :, 0] for table in (grid.from_start, grid.from_end))
+        sums = program(keys, columns, pad(start, (0, 1)), pad(end, (1, 0)))
+        for part in range(self.n_parts):
+            first, last = sums[part], sums[self.n_parts + part]
+            target[:, part].add_(first[:-1].view(-1, *shape)).add_(last[1:].view(-1, *shape))
 
     def _drawn(self, grid: "Grid"):
         """Normals of rows where nearly every time has a node of its own, a few rows and times at once."""
@@ -157,6 +191,7 @@ class Grid:
         weights = torch.stack((self.from_start, self.from_end), dim=-1)
         ends = torch.stack((self.index[:, :-1], self.index[:, 1:]), dim=-1)
         used = (weights != 0).flatten(0, 1).any(0)
+        self.keys: Tensor | None = None
         if depth is None:
             places, few = self._share(ends, used, tree)
         else:
@@ -170,16 +205,21 @@ class Grid:
 
     def _share(self, ends: Tensor, used: Tensor, tree: Tree) -> tuple[Tensor, list[int]]:
         """Nodes of the rows that have fewer of them than times, and where each step finds its own."""
-        places, few, keys, total = [], [], [], 0
-        for row, (met, wanted) in enumerate(zip(ends, used, strict=True)):
-            nodes = met[wanted].unique()
-            if row and (not len(nodes) or 4 * len(nodes) > 3 * len(met)):
+        places, few, known, total = [], [], [], 0
+        for row, busy in enumerate(used.flatten(1).any(1).tolist()):
+            if row and not busy:
                 continue
-            places.append(torch.searchsorted(nodes, met).clamp(max=max(0, len(nodes) - 1)) + total)
+            met = ends[row]
+            nodes = met[used[row]].unique_consecutive()  # times are in order
+            if row and 4 * len(nodes) > 3 * len(met):
+                continue
+            places.append(torch.searchsorted(nodes, met).clamp_(max=max(0, len(nodes) - 1)) + total)
             few.append(row)
-            keys.append(mixed_rows(tree.heads[row], nodes.view(-1, 1, 1)))
+            known.append(nodes)
             total += len(nodes)
-        self.keys = torch.cat(keys)
+        lengths = torch.tensor([len(nodes) for nodes in known], device=ends.device)
+        heads = tree.heads[few].repeat_interleave(lengths)
+        self.keys = mixed_rows(heads, torch.cat(known)).view(-1, 1, 1)
         return torch.stack(places), few
 
 
