@@ -21,7 +21,7 @@ class BrownianPath(AbstractNoise):
 
     The path is refined on a dyadic tree: each node's increment and integrals are halved with normals keyed by
     (seed, series, level, index), and a time inside a leaf is interpolated with the leaf's key (Jelincic,
-    Foster & Kidger 2024, arXiv 2405.06464). Any query, in any order, any number of times, gives the same
+    Foster & Kidger 2024, arXiv 2405.06464). Steps are sums of these normals (:mod:`neurosde.noise.shares`). Any query, in any order, any number of times, gives the same
     path with the exact joint law of (W, H, K), in constant memory.
 
     Parameters
@@ -42,7 +42,8 @@ class BrownianPath(AbstractNoise):
     series
         int64 keys of the series, ``(series,)``; by default the row number.
     dtype, device
-        Of the increments; the tree itself is kept in float64.
+        Of the increments. What a normal adds to a step is worked out in float64, so that short steps keep
+        their digits in float32.
 
     Raises
     ------
@@ -135,8 +136,7 @@ class BrownianPath(AbstractNoise):
         root = torch.sqrt(self._span).to(self.dtype)
         root = root.unsqueeze(-1) if root.dim() else root
         parts = self._tree(self.dtype).steps(u, shared)
-        W, H, K = (*(root * part for part in self._channels(parts)), None, None)[:3]
-        increment = BrownianIncrement(dt, W, H, K)
+        increment = BrownianIncrement(dt, *(root * part for part in self._channels(parts)))
         if self.levy != "area":
             return increment
         start, end = (part.view(torch.int64) for part in (u[:-1], u[1:]))

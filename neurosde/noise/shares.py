@@ -20,7 +20,7 @@ class Shares(NamedTuple):
 
     Parameters
     ----------
-    index
+    node
         Number of the node that each time lies in, int64 ``(row, time, clock)``.
     from_start, from_end
         Shares of the nodes that a step's start and end lie in, float64 ``(part, normal, row, step, clock)``;
@@ -29,7 +29,7 @@ class Shares(NamedTuple):
         Where W is alone, shares in the path itself at each time, ``(row, time, clock)``.
     """
 
-    index: Tensor
+    node: Tensor
     from_start: Tensor
     from_end: Tensor
     motion: Tensor | None
@@ -42,7 +42,7 @@ def make_shares(u: Tensor, levels: int, n_parts: int) -> Shares:
     shares = _of_motion(index, p, size) if n_parts == 1 else _of_integrals(index, p, size, n_parts)
     root = _of_root(u, n_parts).unsqueeze(2)
     index = torch.cat((torch.zeros_like(index[:1]), index)).to(torch.int64)
-    motion = None if n_parts > 1 else torch.cat((u.unsqueeze(0), shares[2]))
+    motion = None if shares[2] is None else torch.cat((u.unsqueeze(0), shares[2]))
     from_start = torch.cat((torch.zeros_like(root), shares[0]), dim=2)
     return Shares(index, from_start, torch.cat((root, shares[1]), dim=2), motion)
 
@@ -81,7 +81,8 @@ def _of_integrals(index: Tensor, p: Tensor, size: Tensor, n_parts: int) -> tuple
         last = _behind(ahead[n], each(lambda part: part[1:], left), t[n])
         first = _before(each(lambda part: part[:-1], right), 1 - s[n], behind[n])
         for table, nodes, leaf in ((from_start, start, first), (from_end, end, last)):
-            table.append([torch.cat((nodes[i], leaf[i].unsqueeze(0))) * scale[i] for i in range(n_parts)])
+            pairs = [(a, b) for a, b in zip(nodes, leaf, strict=True) if a is not None and b is not None]
+            table.append([torch.cat((a, b.unsqueeze(0))) * scale[i] for i, (a, b) in enumerate(pairs)])
     tables = (torch.stack([torch.stack(parts) for parts in table], dim=1) for table in (from_start, from_end))
     first, last = (
         torch.where(meets, table, 0.0) for meets, table in zip((meets_start, meets_end), tables, strict=True)

@@ -57,7 +57,7 @@ class Tree:
         for first in range(0, n_series, width):
             rows = slice(first, first + width)
             part = Tree(self.heads, self.columns[:, rows], self.n_parts, self.dtype, self.compiled)
-            if grid is not None:
+            if grid is not None and grid.keys is not None:
                 part._sum(out[:, :, rows], grid, part._table(grid.keys))
                 continue
             depth = min(max(0, int(len(u) / 2).bit_length() - 1), len(self.heads) - 2)
@@ -185,7 +185,7 @@ class Grid:
 
     def __init__(self, u: Tensor, tree: Tree, depth: int | None):
         shares = make_shares(u, len(tree.heads) - 2, tree.n_parts)
-        self.index = shares.index
+        self.index = shares.node
         self.from_start, self.from_end = shares.from_start.to(tree.dtype), shares.from_end.to(tree.dtype)
         self.motion = None if shares.motion is None else shares.motion.to(tree.dtype)
         weights = torch.stack((self.from_start, self.from_end), dim=-1)
