@@ -21,8 +21,9 @@ class BrownianPath(AbstractNoise):
 
     The path is refined on a dyadic tree: each node's increment and integrals are halved with normals keyed by
     (seed, series, level, index), and a time inside a leaf is interpolated with the leaf's key (Jelincic,
-    Foster & Kidger 2024, arXiv 2405.06464). Steps are sums of these normals (:mod:`neurosde.noise.shares`). Any query, in any order, any number of times, gives the same
-    path with the exact joint law of (W, H, K), in constant memory.
+    Foster & Kidger 2024, arXiv 2405.06464). Steps are sums of these normals (:mod:`neurosde.noise.shares`).
+    Any query, in any order, any number of times, gives the same path with the exact joint law of (W, H, K),
+    in constant memory.
 
     Parameters
     ----------

@@ -216,7 +216,7 @@ def crossed(
         words = [(rows ^ column).view(-1) for column in columns]  # one long axis fills the lanes
         parts = [compiled_polar()(word, dtype) for word in words]
         flat = [part.view(2, len(rows), *columns.shape[1:]) for part in parts]
-        return torch.cat(flat)[:n_lanes].transpose(0, 1)
+        return torch.cat(flat)[:n_lanes].transpose(0, 1).contiguous()
     if out is None:
         out = torch.empty(len(rows), n_lanes, *columns.shape[1:], dtype=dtype, device=rows.device)
     for word, column in enumerate(columns):
