@@ -1,29 +1,17 @@
 """A Brownian path that is a pure function of its seed."""
 
-import itertools
 import math
 
-import numpy as np
 import torch
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.noise.keys import as_seed, chain, normals
-from neurosde.noise.records import (
-    RICHNESS,
-    BrownianIncrement,
-    Levy,
-    Scaled,
-    difference,
-    each,
-    interpolate,
-    join,
-    split,
-)
+from neurosde.noise.keys import as_seed, chain, mixed_heads, mixed_rows
+from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, difference, interpolate
 from neurosde.noise.steps import AbstractNoise, as_levy, as_series, as_shape, steps_first, with_area
-from neurosde.typing import Any, Tensor
+from neurosde.noise.tree import Tree
+from neurosde.typing import Tensor
 
-_ROOT, _LEAF = 101, 102  # reserved levels of the key
-_BLOCK = 32768
+_ROOT, _LEAF, _COLUMN = 101, 102, 104  # reserved levels of the key
 DEFAULT_LEVELS = 16
 _MAX_LEVELS = 40
 
@@ -33,8 +21,9 @@ class BrownianPath(AbstractNoise):
 
     The path is refined on a dyadic tree: each node's increment and integrals are halved with normals keyed by
     (seed, series, level, index), and a time inside a leaf is interpolated with the leaf's key (Jelincic,
-    Foster & Kidger 2024, arXiv 2405.06464). Any query, in any order, any number of times, gives the same
-    path with the exact joint law of (W, H, K), in constant memory.
+    Foster & Kidger 2024, arXiv 2405.06464). Steps are sums of these normals (:mod:`neurosde.noise.shares`).
+    Any query, in any order, any number of times, gives the same path with the exact joint law of (W, H, K),
+    in constant memory.
 
     Parameters
     ----------
@@ -54,7 +43,8 @@ class BrownianPath(AbstractNoise):
     series
         int64 keys of the series, ``(series,)``; by default the row number.
     dtype, device
-        Of the increments; the tree itself is kept in float64.
+        Of the increments. What a normal adds to a step is worked out in float64, so that short steps keep
+        their digits in float32.
 
     Raises
     ------
@@ -90,12 +80,19 @@ class BrownianPath(AbstractNoise):
         self.series = as_series(series, self.shape[0], device)
         self.t0, self.t1 = (self._end(name, value) for name, value in (("t0", t0), ("t1", t1)))
         self._span = self.t1 - self.t0
+        n_parts, n_noise = RICHNESS[self.levy], self.shape[1]
+        words, pairs = (2 if n_parts == 3 else 1), (n_noise + 1) // 2 if n_parts == 1 else n_noise
+        pair = torch.arange(words * pairs, device=self.series.device)
+        keys = torch.as_tensor(chain(chain(self.seed, _COLUMN), self.series.unsqueeze(-1), pair))
+        self._columns = keys.unflatten(-1, (pairs, words)).movedim(-1, 0).contiguous()
         if not bool(torch.all(self._span > 0)):
             bad = int(torch.argmin(torch.atleast_1d(self._span)))
             raise DataError(
                 f"t1: expected every end after its start; series {bad} spans {float(self._span.min())}."
             )
         self.levels = _levels(float(self._span.max()), tol)
+        self._heads = mixed_heads(self.seed, [_ROOT, *range(self.levels), _LEAF]).to(self.series.device)
+        self.exact = torch.float64 if n_parts > 1 else self.dtype  # W alone keeps its digits in float32
 
     def _end(self, name: str, value: float | Tensor) -> Tensor:
         end = torch.as_tensor(value, dtype=torch.float64, device=self.series.device)
@@ -134,21 +131,26 @@ class BrownianPath(AbstractNoise):
         """Increments over consecutive steps; ``first`` does not matter to a path."""
         times = torch.as_tensor(times, dtype=torch.float64, device=self.series.device)
         u = self._fractions(times)
-        local = self._nodes(u.cpu().numpy()) if u.dim() == 1 else None
-        local = self._between(u) if local is None else local
-        u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
-        dt = steps_first(torch.diff(times))
-        root = torch.sqrt(self._span).unsqueeze(-1) if self._span.dim() else torch.sqrt(self._span)
-        h = u[1:] - u[:-1]
-        safe = torch.where(h > 0, h, torch.ones_like(h))
-        H = None if local.H is None else (root * torch.where(h > 0, local.H / safe, 0.0)).to(self.dtype)
-        K = None if local.K is None else (root * torch.where(h > 0, local.K / safe**2, 0.0)).to(self.dtype)
-        W = (root.to(local.W) * local.W).to(self.dtype)
-        increment = BrownianIncrement(dt.to(self.dtype), W, H, K)
+        shared = u.dim() == 1
+        u = u.unsqueeze(-1) if shared else u.transpose(0, 1).contiguous()
+        dt = steps_first(torch.diff(times)).to(self.dtype)
+        root = torch.sqrt(self._span).to(self.dtype)
+        root = root.unsqueeze(-1) if root.dim() else root
+        parts = self._tree(self.dtype).steps(u, shared)
+        increment = BrownianIncrement(dt, *(root * part for part in self._channels(parts)))
         if self.levy != "area":
             return increment
-        start, end = (part.contiguous().view(torch.int64).squeeze(-1) for part in (u[:-1], u[1:]))
+        start, end = (part.view(torch.int64) for part in (u[:-1], u[1:]))
         return with_area(increment, torch.as_tensor(chain(chain(self.seed, self.series), start, end)))
+
+    def _tree(self, dtype: torch.dtype) -> Tree:
+        return Tree(self._heads, self._columns, RICHNESS[self.levy], dtype, self.is_compiled)
+
+    def _channels(self, z: Tensor) -> list[Tensor]:
+        """Integrals ``(node, series, noise)`` of lanes, which are pairs of channels where W is alone."""
+        if RICHNESS[self.levy] > 1:
+            return list(z.unbind(1))
+        return [z.permute(0, 2, 3, 1).flatten(2)[..., : self.shape[1]]]
 
     def _fractions(self, times: Tensor) -> Tensor:
         """Times as fractions of the span, checked: inside, increasing, and no two in one leaf."""
@@ -176,138 +178,33 @@ class BrownianPath(AbstractNoise):
             )
         return u
 
-    def node_normals(self, level: int | Tensor, index: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Normals of nodes: index (node, 1) or (node, series) gives (node, series, noise, integral)."""
-        key = chain(chain(chain(self.seed, self.series), level), index)
-        n_parts = RICHNESS[self.levy]
-        z = normals(torch.as_tensor(key), self.shape[1] * n_parts, self.dtype, compiled=self.is_compiled)
-        return z.to(dtype).unflatten(-1, (self.shape[1], n_parts))
+    def node_normals(self, level: int | Tensor, index: int | Tensor) -> Tensor:
+        """Normals ``(series, noise, integral)`` of one node, or of one a series, int64 ``(series,)``."""
+        if isinstance(level, int) and isinstance(index, int):
+            rows = torch.tensor(chain(self.seed, level, index), device=self.series.device).view(1, 1, 1)
+        else:
+            row = (
+                level + 1 if isinstance(level, Tensor) else len(self._heads) - 1
+            )  # the levels, or the leaves
+            rows = mixed_rows(self._heads[row], torch.as_tensor(index)).view(1, -1, 1)
+        parts = self._channels(self._tree(self.dtype).normals(rows))
+        z = parts[0].squeeze(0).unsqueeze(-1) if len(parts) == 1 else torch.stack(parts, dim=-1)[0]
+        return z.to(self.exact)
 
     def root(self) -> Scaled:
-        """Record of the whole span, taken as one unit of time, ``(1, series, noise)``."""
-        z = self.node_normals(_ROOT, torch.zeros(1, 1, dtype=torch.int64, device=self.series.device))
+        """Record of the whole span, taken as one unit of time, ``(series, noise)``."""
+        z = self.node_normals(_ROOT, 0)
         H = z[..., 1] / 12**0.5 if z.shape[-1] > 1 else None
         K = z[..., 2] / 720**0.5 if z.shape[-1] > 2 else None
         return Scaled(z[..., 0], H, K)
 
-    def cut_leaf(self, leaf: Scaled, index: Tensor, p: Tensor) -> tuple[Scaled, Scaled]:
-        """Cut leaves ``(series, noise)`` at fractions p ``(series, 1)``; both parts in units of the span."""
+    def cut_leaf(self, leaf: Scaled, index: int | Tensor, p: Tensor) -> tuple[Scaled, Scaled]:
+        """Cut leaves ``(series, noise)`` at fractions p ``(series or 1, 1)``; parts in units of the span."""
         h = 2.0**-self.levels
         unit = _rescale(leaf, 1 / h)
-        part = interpolate(unit, p, self.node_normals(_LEAF, index.unsqueeze(0))[0])
+        part = interpolate(unit, p, self.node_normals(_LEAF, index))
         rest = difference(part, p, unit, torch.ones_like(p))
         return _rescale(part, h), _rescale(rest, h)
-
-    def _between(self, u: Tensor) -> Scaled:
-        """Records between any times, as differences of those from the origin."""
-        origin = self._shared(u.tolist()) if u.dim() == 1 else self._separate(u.transpose(0, 1))
-        u = u.unsqueeze(-1).unsqueeze(-1) if u.dim() == 1 else u.transpose(0, 1).unsqueeze(-1)
-        left, right = each(lambda x: x[:-1], origin), each(lambda x: x[1:], origin)
-        return difference(left, u[:-1], right, u[1:])
-
-    def _nodes(self, u: np.ndarray) -> Scaled | None:
-        """Records of consecutive nodes of one level, if that is what the steps are."""
-        level = _lattice_level(u, self.levels)
-        if level > self.levels or len(u) < 2 or np.any(np.diff(u) != 2.0**-level):
-            return None
-        first, last = int(u[0] * 2**level), int(u[-1] * 2**level) - 1
-        dtype = self.dtype if self.levy == "none" else torch.float64  # W alone keeps its digits in float32
-        node = each(lambda x: x.to(dtype), self.root())
-        low = 0
-        for k in range(level):
-            index = torch.arange(low, low + len(node.W), device=self.series.device).unsqueeze(-1)
-            left, right = split(node, 2.0**-k, self.node_normals(k, index, dtype))
-            below = first >> (level - k - 1)
-            rows = slice(below - 2 * low, (last >> (level - k - 1)) + 1 - 2 * low)
-            node = each(lambda a, b, rows=rows: torch.stack((a, b), dim=1).flatten(0, 1)[rows], left, right)
-            low = below
-        return node
-
-    def _shared(self, fractions: list[float]) -> Scaled:
-        """Records of [0, u] for times that all series share: a node is split once for all of them."""
-        device = self.series.device
-        root, u = self.root(), np.asarray(fractions)
-        out = each(lambda x: torch.zeros(len(u), *self.shape, dtype=torch.float64, device=device), root)
-        _assign(out, np.flatnonzero(u == 1.0), root, np.zeros(int((u == 1.0).sum()), dtype=np.int64))
-        active = np.flatnonzero((u > 0) & (u < 1))
-        node, before, index = root, each(torch.zeros_like, root), np.zeros(1, dtype=np.int64)
-        where, level = np.zeros(len(active), dtype=np.int64), 0  # the node that each active time lies in
-        deepest = _lattice_level(u[active], self.levels)
-        while len(active) and level < self.levels and (len(active) > len(index) or deepest <= level + 2):
-            h = 2.0**-level
-            left, right = split(
-                node, h, self.node_normals(level, torch.as_tensor(index, device=device)[:, None])
-            )
-            start = torch.as_tensor(index * h, dtype=torch.float64, device=device)[:, None, None]
-            middle = join(before, start, left, h / 2)
-            scaled = u[active] * 2.0 ** (level + 1)
-            child = np.floor(scaled).astype(np.int64)
-            done = scaled == child  # such a time is the middle of its node
-            _assign(out, active[done], middle, where[done])
-            active, child, where = active[~done], child[~done], where[~done]
-            index, first, inverse = np.unique(child, return_index=True, return_inverse=True)
-            parent = torch.as_tensor(where[first], device=device)
-            is_right = torch.as_tensor(index % 2 == 1, device=device)[:, None, None]
-            node = _choose(is_right, _take(right, parent), _take(left, parent))
-            before = _choose(is_right, _take(middle, parent), _take(before, parent))
-            where, level = inverse.reshape(-1), level + 1
-        if len(active):
-            place = torch.as_tensor(where, device=device)
-            rest = torch.as_tensor(u[active], device=device)[:, None]
-            record = self._descend(_take(node, place), _take(before, place), rest, level)
-            _assign(out, active, record, np.arange(len(active)))
-        return out
-
-    def _separate(self, u: Tensor) -> Scaled:
-        """Records of [0, u] for times (time, series) that differ between series."""
-        root = each(lambda x: x.expand(*u.shape, self.shape[1]), self.root())
-        return self._descend(root, each(torch.zeros_like, root), u, 0)
-
-    def _descend(self, node: Scaled, before: Scaled, u: Tensor, level: int) -> Scaled:
-        """Records of [0, u] for times (time, series or 1), each in a node of its own, down to its leaf.
-
-        A time on the lattice stands at the left end of its nodes from some level on; nothing is added to
-        what lies before it; so it needs no case of its own.
-        """
-        lattice = [_index(u, k) for k in range(level, self.levels + 1)]
-        descend = self._descend_motion if node.H is None else self._descend_integrals
-        node, before = descend(node, before, lattice, level)
-        p = (u * 2.0**self.levels - lattice[-1]).unsqueeze(-1)
-        return self._inside_leaf(node, before, lattice[-1], p)
-
-    def _descend_motion(
-        self, node: Scaled, before: Scaled, lattice: list[Tensor], level: int
-    ) -> tuple[Scaled, Scaled]:
-        """W alone, a few times after the other and in place, so that all of it stays in the cache."""
-        W, reached = node.W.contiguous(), before.W.contiguous()
-        rows = max(1, _BLOCK // max(1, W[0].numel()))
-        for first in range(0, len(W), rows):
-            w, r = W[first : first + rows], reached[first : first + rows]
-            for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
-                bit = (below[first : first + rows] & 1).to(w.dtype).unsqueeze(-1)
-                tilt = self.node_normals(k, above[first : first + rows])[..., 0].mul_(0.5 * 2.0 ** (-0.5 * k))
-                w.mul_(0.5)
-                r.addcmul_(bit, w + tilt)
-                w.addcmul_(1 - 2 * bit, tilt)
-        return Scaled(W, None, None), Scaled(reached, None, None)
-
-    def _descend_integrals(
-        self, node: Scaled, before: Scaled, lattice: list[Tensor], level: int
-    ) -> tuple[Scaled, Scaled]:
-        for k, (above, below) in enumerate(itertools.pairwise(lattice), start=level):
-            h = 2.0**-k
-            left, right = split(node, h, self.node_normals(k, above))
-            middle = join(before, above.to(torch.float64).unsqueeze(-1) * h, left, h / 2)
-            is_right = (below & 1).bool().unsqueeze(-1)
-            node, before = _choose(is_right, right, left), _choose(is_right, middle, before)
-        return node, before
-
-    def _inside_leaf(self, node: Scaled, before: Scaled, index: Tensor, p: Tensor) -> Scaled:
-        """Record from the origin to fraction p of a leaf."""
-        h = 2.0**-self.levels
-        unit = _rescale(node, 1 / h)
-        part = _rescale(interpolate(unit, p, self.node_normals(_LEAF, index)), h)
-        return join(before, index.to(torch.float64).unsqueeze(-1) * h, part, p * h)
 
 
 def _rescale(record: Scaled, c: float) -> Scaled:
@@ -317,36 +214,9 @@ def _rescale(record: Scaled, c: float) -> Scaled:
     return Scaled(record.W * c**0.5, H, K)
 
 
-def _take(record: Scaled, rows: Tensor) -> Scaled:
-    return each(lambda x: x[rows], record)
-
-
-def _choose(mask: Tensor, yes: Scaled, no: Scaled) -> Scaled:
-    return each(lambda a, b: torch.where(mask, a, b), yes, no)
-
-
-def _assign(out: Scaled, rows: Any, record: Scaled, places: Any) -> None:
-    """Write rows of a record into the result being filled, in place."""
-    if len(rows):
-        for target, part in zip(out, record, strict=True):
-            if target is not None and part is not None:
-                target[torch.as_tensor(rows)] = part if places is None else part[torch.as_tensor(places)]
-
-
 def _levels(span: float, tol: float | None) -> int:
     if tol is None:
         return DEFAULT_LEVELS
     if not (math.isfinite(tol) and tol > 0):
         raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
     return min(max(1, math.ceil(math.log2(span / tol))), _MAX_LEVELS)
-
-
-def _lattice_level(u: np.ndarray, limit: int) -> int:
-    """Level at which all of the fractions are lattice points; one more than the limit if they are not."""
-    levels = (level for level in range(limit + 1) if np.all(u * 2.0**level == np.floor(u * 2.0**level)))
-    return next(levels, limit + 1)
-
-
-def _index(u: Tensor, level: int) -> Tensor:
-    """Number of the node of a level that a fraction lies in; the very end belongs to the last one."""
-    return torch.floor(u * 2.0**level).to(torch.int64).clamp(max=2**level - 1)

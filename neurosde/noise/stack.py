@@ -13,8 +13,6 @@ from neurosde.typing import Tensor
 class Pending:
     """The next interval of each clock: a node of the path's tree, or what is left of a leaf.
 
-    A clock is a series, or all series together when they step as one; records always have the series axis.
-
     Parameters
     ----------
     level, index
@@ -59,14 +57,13 @@ class DyadicStack:
     Parameters
     ----------
     path
-        The path.
-    n_clocks
-        The number of series, or 1 if they all step as one.
+        The path, whose series have a clock each.
     """
 
-    def __init__(self, path: BrownianPath, n_clocks: int):
+    def __init__(self, path: BrownianPath):
+        n_clocks = path.shape[0]
         self.path, self.n_clocks = path, n_clocks
-        root = each(lambda x: x[0], path.root())
+        root = path.root()
         self._waiting = each(lambda x: x.new_zeros(path.levels + 1, *x.shape), root)
         zero = torch.zeros(n_clocks, dtype=torch.int64, device=path.series.device)
         self.first = Pending(zero, zero, zero.to(torch.float64), root)
@@ -107,8 +104,8 @@ class DyadicStack:
         return pending.start == pending.index * torch.exp2(-pending.level.to(torch.float64))
 
     def _children(self, pending: Pending) -> tuple[Scaled, Scaled]:
-        z = self.path.node_normals(pending.level, pending.index.unsqueeze(0))[0]
-        return split(pending.record, torch.exp2(-pending.level.to(torch.float64)).unsqueeze(-1), z)
+        z = self.path.node_normals(pending.level, pending.index)
+        return split(pending.record, torch.exp2(-pending.level.to(z.dtype)).unsqueeze(-1), z)
 
     def _halve(self, pending: Pending, mask: Tensor) -> Pending:
         """Put the right half aside and keep the left, where the mask says so."""
@@ -122,11 +119,7 @@ class DyadicStack:
         clocks = mask.nonzero().flatten()
         rows = level[clocks]
         for waiting, part in zip(self._waiting, record, strict=True):
-            if waiting is None or part is None:
-                continue
-            if self.n_clocks == 1:
-                waiting[rows] = part.unsqueeze(0)
-            else:
+            if waiting is not None and part is not None:
                 waiting[rows, clocks] = part[clocks]
 
     def _next(self, pending: Pending) -> Pending:
@@ -134,11 +127,8 @@ class DyadicStack:
         behind = pending.index + 1
         zeros = _trailing_zeros(behind, self.path.levels)
         level = (pending.level - zeros).clamp(min=0)
-        if self.n_clocks == 1:
-            record = each(lambda x: x[int(level[0])], self._waiting)
-        else:
-            clocks = torch.arange(self.n_clocks, device=level.device)
-            record = each(lambda x: x[level, clocks], self._waiting)
+        clocks = torch.arange(self.n_clocks, device=level.device)
+        record = each(lambda x: x[level, clocks], self._waiting)
         return Pending(level, behind >> zeros, pending.end, record)
 
     def _land(self, pending: Pending, target: Tensor, landing: Tensor) -> tuple[Scaled, Pending]:
@@ -175,7 +165,7 @@ class DyadicStack:
     ) -> tuple[Scaled, Pending]:
         """Cut leaves at times inside them, with the leaf's own key."""
         h = torch.exp2(-leaf.level.to(torch.float64))
-        p = torch.where(inside, (target - leaf.start) / h, 0.5).unsqueeze(-1)
+        p = torch.where(inside, (target - leaf.start) / h, 0.5).to(leaf.record.W.dtype).unsqueeze(-1)
         part, rest = self.path.cut_leaf(leaf.record, leaf.index, p)
         longer = join(total, covered.unsqueeze(-1), part, p * h.unsqueeze(-1))
         cut = Pending(leaf.level, leaf.index, torch.where(inside, target, leaf.start), rest)

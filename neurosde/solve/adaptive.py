@@ -5,7 +5,8 @@ import dataclasses
 import torch
 
 from neurosde.noise import BrownianIncrement, BrownianPath
-from neurosde.noise.stack import DyadicStack, Pending, Proposal
+from neurosde.noise.single import Candidate, Interval, stack_of
+from neurosde.noise.stack import Pending, Proposal
 from neurosde.sde import SDE, is_additive
 from neurosde.solve import engine
 from neurosde.solve.absorbing import Absorber
@@ -73,7 +74,7 @@ class _Clocks:
 
     y: Tensor
     carry: Carry
-    pending: Pending
+    pending: Pending | Interval
     longest: Tensor
     previous: Tensor
     target: Tensor
@@ -125,7 +126,7 @@ class StepSearch:
         self.targets = torch.cat((self.targets, torch.full_like(self.targets[:, :1], 2.0)), dim=1)
         self.jumps = torch.tensor(controller.jump_times, dtype=torch.float64, device=times.device)
         self.order = order_of(stepper, sde)
-        self.stack = DyadicStack(path, len(times))
+        self.stack = stack_of(path, len(times))
         self.finest = 2.0**-path.levels
 
     @torch.no_grad()
@@ -248,7 +249,7 @@ class StepSearch:
         fresh = self.stepper.start(self.sde, self._time(end, y), y)
         return tuple(self._pick(jumped, a, b) for a, b in zip(fresh, carry, strict=True))
 
-    def _real(self, proposal: Proposal, y: Tensor) -> BrownianIncrement:
+    def _real(self, proposal: Proposal | Candidate, y: Tensor) -> BrownianIncrement:
         """Proposed increments in units of time, in the dtype of the states."""
         length, record = proposal.length, proposal.record
         root = self.span.sqrt().unsqueeze(-1)

@@ -98,6 +98,72 @@ def test_the_quick_road_along_one_level_is_the_same_path(levy):
             assert torch.allclose(rest, torch.cat((other[:4], other[5:])), atol=1e-10)
 
 
+def from_origin(path, u):
+    """Record of [0, u] by going down the tree, node by node: the second road."""
+    node, index, start = path.root(), 0, 0.0
+    before = Scaled(*(None if part is None else torch.zeros_like(part) for part in node))
+    for level in range(path.levels):
+        h = 2.0**-level
+        left, right = split(node, h, path.node_normals(level, index))
+        index, node = 2 * index, left
+        if u >= start + h / 2:
+            before = join(before, torch.tensor(start, dtype=torch.float64), left, h / 2)
+            index, node, start = index + 1, right, start + h / 2
+    p = torch.tensor([[(u - start) * 2.0**path.levels]], dtype=torch.float64)
+    if float(p) == 0.0:
+        return before
+    part, _ = path.cut_leaf(node, index, p)
+    return join(before, torch.tensor(start, dtype=torch.float64), part, p * 2.0**-path.levels)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("levy", LEVIES)
+def test_sums_over_the_tree_are_the_descent_through_it(levy, own):
+    path = BrownianPath(0.0, 1.0, (3, 3), seed=1, levy=levy, dtype=torch.float64)
+    times = torch.tensor([0.0, 0.1, 0.1, 0.25, 0.3, 0.5, 0.51, 0.7301, 0.75, 0.98], dtype=torch.float64)
+    steps = path.increments(times.expand(3, -1) if own else times)
+    origin = [from_origin(path, float(u)) for u in times]
+    worst, wrong = 0.0, 0.0
+    for i, h in enumerate(times.diff().tolist()):
+        record = difference(origin[i], times[i], origin[i + 1], times[i + 1])
+        for power, part in enumerate(record):
+            mine = steps[1 + power]
+            if part is None:
+                continue
+            if h == 0.0:
+                assert not mine[i].any()
+                continue
+            worst = max(worst, float((part / h**power - mine[i]).abs().max()) / h**0.5)
+            wrong = max(wrong, float((part / h**power - mine[i - 1]).abs().max()) / h**0.5)
+    assert worst < 1e-9
+    assert wrong > 0.1
+
+
+def test_float32_steps_keep_the_digits_of_the_integrals():
+    """Shares are made in float64 and nothing is subtracted, so short steps lose nothing."""
+    times = 0.7 + 2.0**-12 * torch.arange(4, dtype=torch.float64)
+    draws = [
+        BrownianPath(0.0, 1.0, (500, 2), seed=1, levy="space-time-time", dtype=dtype).increments(times)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    for name, law in (("W", 1), ("H", 12), ("K", 720)):
+        rough, exact = (getattr(draw, name).double() for draw in draws)
+        assert float((rough - exact).abs().max()) < 1e-4 * math.sqrt(2.0**-12 / law)
+
+
+def test_normals_of_nodes_and_series_are_independent():
+    """Products of two, and of four that stand at the corners of a rectangle of nodes and series."""
+    path = BrownianPath(0.0, 1.0, (400, 2), seed=0, dtype=torch.float64)
+    z = torch.stack([path.node_normals(12, node)[..., 0] for node in range(200)])
+    pairs = [z[1:] * z[:-1], z[:, 1:] * z[:, :-1], z[..., :1] * z[..., 1:], z[2:] * z[:-2]]
+    corners = [z[1:, 1:] * z[:-1, :-1] * z[1:, :-1] * z[:-1, 1:], z[::2, ::2] * z[1::2, 1::2] * z[::2, 1::2]]
+    quantile = stats.norm.isf(ALPHA / 12)
+    for product in (*pairs, *corners):
+        assert abs(float(product.mean())) * math.sqrt(product.numel()) < quantile
+    twin = z + z.flip(0)  # the broken twin: every normal serves two nodes
+    assert abs(float((twin * twin.flip(0)).mean())) > 1
+
+
 def test_every_grid_meets_the_same_path():
     path = BrownianPath(0.0, 1.0, (4, 2), seed=2, dtype=torch.float64)
     coarse = path.increments(torch.linspace(0, 1, 11, dtype=torch.float64)).W
@@ -110,16 +176,18 @@ def test_every_grid_meets_the_same_path():
 def test_a_series_alone_is_the_series_in_a_batch(kind, levy):
     times = torch.tensor([0.0, 0.1, 0.37, 1.0], dtype=torch.float64)
 
-    def noise(keys):
+    def noise(keys, grid):
         if kind is StepNoise:
-            return StepNoise((len(keys), 3), seed=3, levy=levy, series=keys).increments(times)
-        return BrownianPath(0.0, 1.0, (len(keys), 3), seed=3, levy=levy, series=keys).increments(times)
+            return StepNoise((len(keys), 3), seed=3, levy=levy, series=keys).increments(grid(keys))
+        path = BrownianPath(0.0, 1.0, (len(keys), 3), seed=3, levy=levy, series=keys)
+        return path.increments(grid(keys))
 
     keys = torch.tensor([9, 4, 7])
-    batch, alone = noise(keys), noise(keys[1:2])
-    for name in "WHK":
-        if getattr(batch, name) is not None:
-            assert torch.equal(getattr(batch, name)[:, 1:2], getattr(alone, name))
+    for grid in (lambda keys: times, lambda keys: times.expand(len(keys), -1)):
+        batch, alone = noise(keys, grid), noise(keys[1:2], grid)
+        for name in "WHK":
+            if getattr(batch, name) is not None:
+                assert torch.equal(getattr(batch, name)[:, 1:2], getattr(alone, name))
 
 
 @pytest.mark.parametrize("levy", LEVIES)

@@ -7,14 +7,14 @@ import torch
 from scipy import stats
 
 from neurosde.noise import BrownianPath
-from neurosde.noise.stack import DyadicStack
+from neurosde.noise.single import SingleStack, stack_of
 
 ALPHA = 1e-5
 
 
 def walk(path, n_clocks, accept, targets=(1.0,), longest=0.25):
     """Go through the path, doubling steps that are taken and halving others; list the steps of each clock."""
-    stack = DyadicStack(path, n_clocks)
+    stack = stack_of(path, n_clocks)
     pending, k = stack.first, torch.zeros(n_clocks, dtype=torch.int64)
     targets = torch.tensor([*targets, 2.0], dtype=torch.float64)
     step = torch.full((n_clocks,), longest, dtype=torch.float64)
@@ -74,8 +74,8 @@ def test_two_policies_meet_at_common_times():
 def test_a_step_costs_one_split(monkeypatch):
     """Accepted steps are the leaves of a binary tree, so splits = accepted - 1, whatever was rejected."""
     path = BrownianPath(0.0, 1.0, (1, 1), seed=3, dtype=torch.float64)
-    splits, children = [], DyadicStack._children
-    monkeypatch.setattr(DyadicStack, "_children", lambda *a: splits.append(1) or children(*a))
+    splits, children = [], SingleStack._children
+    monkeypatch.setattr(SingleStack, "_children", lambda *a: splits.append(1) or children(*a))
     steps = walk(path, 1, coin(5), longest=1.0)
     assert len(splits) == len(steps[0]) - 1
 
