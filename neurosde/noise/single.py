@@ -66,8 +66,8 @@ class SingleStack:
         self.first = Interval(0, 0, 0.0, path.root())
         self._waiting: list[Scaled] = [self.first.record] * (path.levels + 1)
 
-    def propose(self, pending: Interval, longest: Tensor, target: Tensor) -> Candidate:
-        """Next step: no longer than asked for, ending on the target where that is near; all are ``(1,)``."""
+    def propose(self, pending: Interval, longest: float | Tensor, target: float | Tensor) -> Candidate:
+        """Next step: no longer than asked for, ending on the target where that is near."""
         most, goal = float(longest) * _SLACK, float(target)
         near = goal - pending.begin <= most
         while pending.level < self.path.levels and self._is_whole(pending):

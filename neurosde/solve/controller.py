@@ -110,3 +110,9 @@ class PIController:
         q = order + 0.5
         raw = self.safety * error.clamp(min=1e-12) ** (-(self.icoeff + self.pcoeff) / q)
         return (raw * previous ** (self.pcoeff / q)).clamp(self.factor_min, self.factor_max)
+
+    def factor_of(self, error: float, previous: float, order: float) -> float:
+        """The same of the one clock that all series share."""
+        q = order + 0.5
+        raw = self.safety * max(error, 1e-12) ** (-(self.icoeff + self.pcoeff) / q)
+        return min(max(raw * previous ** (self.pcoeff / q), self.factor_min), self.factor_max)

@@ -20,6 +20,7 @@ from neurosde.solve.grid import check_dt, check_times, make_grid
 from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.march import Model
 from neurosde.solve.penalty import StepPenalty
+from neurosde.solve.shared_clock import SharedSearch
 from neurosde.solve.solution import Solution, describe_failure
 from neurosde.solve.sources import GivenNoise, choose_noise, choose_path
 from neurosde.solve.stepper import AbstractStepper, Carry
@@ -151,9 +152,11 @@ def solve_with_carry(
         every, columns = with_jumps(clocks, options.controller.jump_times)
         path = choose_path(*given, every[0] if shared else every, shape, y0.dtype)
         model = _until_exit(model, options, path, keys, t0, y0)
-        search = StepSearch(
-            prepared, stepper, options.controller, path, every, options.max_steps, model.absorbing
-        )
+        what = (prepared, stepper, options.controller, path)
+        if shared and model.absorbing is None:
+            search = SharedSearch(*what, every[0], options.max_steps)
+        else:
+            search = StepSearch(*what, every, options.max_steps, model.absorbing)
         steps = search.run(y0.detach(), carry)
         outcome = steps.outcome(columns)
         if flows or costs or penalty is not None:

@@ -1,6 +1,7 @@
 """Adaptive solves: each series on its own clock, on one path, with the gradient of the steps they took."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 import neurosde as nsde
 from neurosde.errors import DataError, SolveError
 from neurosde.noise import BrownianPath, StepNoise
-from neurosde.solve import EulerMaruyama, PIController, ReversibleHeun, Status
+from neurosde.solve import EulerMaruyama, Heun, PIController, ReversibleHeun, ShARK, Status, entry
+from neurosde.solve.adaptive import StepSearch
 
 TOLERANCE = PIController(rtol=1e-2, atol=1e-2)
 
@@ -167,3 +169,37 @@ def test_bad_arguments_are_named(sinh_sde):
         nsde.solve(sde, start(1), torch.zeros(1, 1), controller=PIController(0.1, 0.1, whole_batch=True))
     with pytest.raises(SolveError, match=r"EulerMaruyama does not estimate its error.*take one of"):
         nsde.solve(sinh_sde("ito"), start(2), ts, controller=TOLERANCE, stepper=EulerMaruyama())
+
+
+@pytest.mark.parametrize("stepper", [Heun(), ReversibleHeun(), ShARK()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "rule",
+    [{}, {"jump_times": (0.3, 0.5)}, {"first": 0.2, "pcoeff": 0.1, "icoeff": 0.3}, {"shortest": 0.1}],
+    ids=str,
+)
+def test_the_clock_in_plain_python_is_the_one_in_tensors(monkeypatch, stepper, rule):
+    """Both searches meet the same path: the same steps, states, counts and ends, give-ups included."""
+
+    class Pendulum(nsde.SDE):
+        sde_type, additive = "stratonovich", True
+
+        def drift(self, t, y):
+            return -torch.sin(3 * y) + torch.cos(5 * t)
+
+        def diffusion(self, t, y):
+            return 0.4 * torch.ones_like(y)
+
+    def solve():
+        controller = PIController(1e-2, 1e-2, whole_batch=True, **rule)
+        y0 = torch.linspace(-1, 1, 5, dtype=torch.float64).unsqueeze(-1)
+        call = {"stepper": stepper, "controller": controller, "seed": 1, "max_steps": 60}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of those that give up
+            return nsde.solve(Pendulum(), y0, [0.0, 0.31, 0.32, 2.0], **call)
+
+    plain = solve()
+    monkeypatch.setattr(entry, "SharedSearch", lambda *a: StepSearch(*a[:4], a[4].unsqueeze(0), a[5]))
+    tensors = solve()
+    assert torch.allclose(plain.ys, tensors.ys, rtol=1e-12, atol=1e-12, equal_nan=True)
+    assert torch.equal(plain.status, tensors.status)
+    assert all(torch.equal(plain.stats[name], tensors.stats[name]) for name in plain.stats)

@@ -1,0 +1,139 @@
+"""Adaptive solves of series that step as one: the clock is plain Python, and tensors are the states alone."""
+
+import math
+
+import torch
+
+from neurosde.noise import BrownianIncrement, BrownianPath
+from neurosde.noise.single import Candidate, Interval, SingleStack
+from neurosde.sde import SDE
+from neurosde.solve.adaptive import AcceptedSteps, order_of
+from neurosde.solve.controller import PIController
+from neurosde.solve.grid import TimeGrid
+from neurosde.solve.solution import Status
+from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
+from neurosde.typing import Tensor
+
+
+class SharedSearch:
+    """One adaptive pass of all series on one clock; :class:`StepSearch` is the same for a clock each.
+
+    Parameters
+    ----------
+    sde, stepper, controller
+        What is stepped, how, and how well; the stepper has an embedded error.
+    path
+        Brownian path of all series over one span.
+    times
+        Times that steps must end on, ``(time,)``, padded with NaN: requested ones and jumps.
+    max_steps
+        Attempts after which the clock gives up.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        stepper: AbstractStepper,
+        controller: PIController,
+        path: BrownianPath,
+        times: Tensor,
+        max_steps: int,
+    ):
+        self.sde, self.stepper, self.controller, self.path = sde, stepper, controller, path
+        self.max_steps, self.n_times, self.device = max_steps, len(times), times.device
+        self.start, self.span = float(path.t0), float(path.t1 - path.t0)
+        self.targets = [(t - self.start) / self.span for t in times.tolist() if not math.isnan(t)]
+        self.order, self.stack, self.finest = order_of(stepper, sde), SingleStack(path), 2.0**-path.levels
+
+    @torch.no_grad()
+    def run(self, y: Tensor, carry: Carry | None = None) -> AcceptedSteps:
+        """Search from the initial states ``(series, state)``, and from what an earlier solve handed on."""
+        controller, finest = self.controller, self.finest
+        least = max(controller.shortest / self.span, finest)
+        longest = 0.01 if controller.first is None else min(controller.first / self.span, 1.0)
+        carry = self.stepper.start(self.sde, self._time(0.0, y), y) if carry is None else carry
+        pending, previous, rejected = self.stack.first, 1.0, 0
+        taken, ends, met = [], [0.0], [(0, y)]
+        status = Status.MAX_STEPS
+        for _ in range(self.max_steps + 1):
+            if len(met) == len(self.targets):
+                status = Status.SUCCESS
+                break
+            if len(taken) + rejected == self.max_steps:
+                break
+            target = self.targets[len(met)]
+            candidate = self.stack.propose(pending, max(longest, least), target)
+            end = candidate.taken.begin
+            length = end - pending.begin
+            increment = self._real(candidate, length, y)
+            stepped = self._step(pending, increment, y, carry)
+            error = torch.zeros_like(y) if stepped.error is None else stepped.error
+            size = float(controller.error(error, y, stepped.y))
+            factor = controller.factor_of(size, previous, self.order)
+            if size <= 1 or (length * self.span <= controller.shortest and math.isfinite(size)):
+                longest = min(max(length * factor, longest), 1.0)  # a step cut short says little
+                pending, previous, y, carry = candidate.taken, max(size, 1e-4), stepped.y, stepped.carry
+                taken.append(increment)
+                ends.append(end)
+                if end == target:
+                    met.append((len(taken), y))
+                    carry = self._behind_a_jump(end, y, carry)
+            else:
+                rejected += 1
+                if length <= finest:
+                    status = Status.STEP_TOO_SMALL
+                    break
+                longest, pending = length * min(factor, 0.5), candidate.refused
+        return self._lay_out(taken, ends, met, status, rejected, carry)
+
+    def _step(self, pending: Interval, increment: BrownianIncrement, y: Tensor, carry: Carry) -> Stepped:
+        t, h = self._time(pending.begin, y), increment.dt
+        weights = self.stepper.weights(self.sde, t.view(1, 1, 1), h.view(1, 1, 1))
+        step = Step(t, h, increment, tuple(part[0] for part in weights))
+        return self.stepper.step(self.sde, step, y, carry)
+
+    def _behind_a_jump(self, end: float, y: Tensor, carry: Carry) -> Carry:
+        """What the next step is handed; behind a jump the carried evaluations are made anew."""
+        time = self.start + end * self.span
+        if carry and any(math.isclose(time, jump, rel_tol=1e-12) for jump in self.controller.jump_times):
+            return self.stepper.start(self.sde, self._time(end, y), y)
+        return carry
+
+    def _real(self, candidate: Candidate, length: float, y: Tensor) -> BrownianIncrement:
+        """Proposed increments in units of time, in the dtype of the states."""
+        root, (W, H, K) = self.span**0.5, candidate.record
+        return BrownianIncrement(
+            y.new_tensor(length * self.span),
+            (W * root).to(y),
+            None if H is None else (H * (root / length)).to(y),
+            None if K is None else (K * (root / length**2)).to(y),
+        )
+
+    def _time(self, fraction: float, y: Tensor) -> Tensor:
+        return y.new_tensor(self.start + fraction * self.span)
+
+    def _lay_out(
+        self,
+        taken: list[BrownianIncrement],
+        ends: list[float],
+        met: list[tuple[int, Tensor]],
+        status: Status,
+        rejected: int,
+        carry: Carry,
+    ) -> AcceptedSteps:
+        """Accepted steps as a fixed grid; times that were not met have no place in it."""
+        y, missing = met[0][1], self.n_times - len(met)
+        times = torch.tensor(ends, dtype=torch.float64, device=self.device) * self.span + self.start
+        save = torch.tensor([number for number, _ in met] + [-1] * missing, device=self.device)
+        ys = torch.stack([state for _, state in met] + [torch.full_like(y, torch.nan)] * missing, dim=1)
+        W, H, K = (self._stacked([record[i] for record in taken]) for i in (1, 2, 3))
+        W = y.new_zeros(0, *self.path.shape) if W is None else W
+        counts = torch.tensor([int(status), len(taken), rejected], device=self.device)
+        grid = TimeGrid(times, save, counts[1])
+        ended, accepted, rejections = counts.unsqueeze(-1).expand(-1, len(y))
+        increments = BrownianIncrement(times.diff(), W, H, K)
+        return AcceptedSteps(grid, increments, ys, ended, accepted, rejections, carry)
+
+    def _stacked(self, parts: list[Tensor | None]) -> Tensor | None:
+        known = [part for part in parts if part is not None]
+        return torch.stack(known) if known else None
