@@ -57,7 +57,10 @@ class ForeignNoise(AbstractNoise):
     """
 
     def __init__(self, motion: Motion, shape: tuple[int, int]):
-        self.motion, self.shape = motion, tuple(getattr(motion, "shape", shape))
+        theirs = tuple(getattr(motion, "shape", shape))
+        if len(theirs) != 2:
+            raise ShapeError(f"noise: expected a motion (series, noise) = {shape}, got {theirs}.")
+        self.motion, self.shape = motion, (theirs[0], theirs[1])
         known = getattr(motion, "levy_area_approximation", "none")
         self.levy = "none" if known == "none" else "space-time"
 
