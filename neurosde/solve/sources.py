@@ -65,8 +65,10 @@ class ForeignNoise(AbstractNoise):
     """
 
     def __init__(self, motion: Motion, shape: tuple[int, int]):
-        n_series, n_noise = getattr(motion, "shape", shape)
-        self.motion, self.shape = motion, (n_series, n_noise)
+        theirs = tuple(getattr(motion, "shape", shape))
+        if len(theirs) != 2:
+            raise ShapeError(f"noise: expected a motion (series, noise) = {shape}, got {theirs}.")
+        self.motion, self.shape = motion, (theirs[0], theirs[1])
         known = getattr(motion, "levy_area_approximation", "none")
         self.levy = "none" if known == "none" else "space-time"
 

@@ -120,13 +120,13 @@ def modes_of(stepper):
 )
 def test_equal_steps(stepper, ts, noise_type):
     sde = Network(stepper.sde_types[0], noise_type)
-    times, save = ends_of_steps(ts, 0.07)
+    times, save = ends_of_steps(ts, 0.11)
     t0, t1 = (0.0, 1.0) if ts.dim() == 1 else (times[:, 0], times[:, -1])
     path = the_path(noise_type, t0, t1)
     y = start()
     exact = gradients(sde, y, loop(sde, y, times, save, path.increments(times).W, stepper)[0])
     for mode in modes_of(stepper):
-        ys = nsde.solve(sde, y, ts, dt=0.07, noise=path, stepper=stepper, gradient=mode, compile="off").ys
+        ys = nsde.solve(sde, y, ts, dt=0.11, noise=path, stepper=stepper, gradient=mode, compile="off").ys
         assert_close(gradients(sde, y, ys), exact, 1e-8)
 
 
@@ -134,14 +134,14 @@ def test_equal_steps(stepper, ts, noise_type):
 def test_in_float32(stepper):
     """Against the same loop in float64, on the same increments."""
     sde = Network("stratonovich", "general")
-    times, save = ends_of_steps(SHARED, 0.07)
+    times, save = ends_of_steps(SHARED, 0.11)
     y64, y32 = start(), start(torch.float32)
     path = the_path("general", dtype=torch.float32)
     W = path.increments(times).W.double()
     exact = gradients(sde, y64, loop(sde, y64, times, save, W, stepper)[0])
     for mode in modes_of(stepper):
         ys = nsde.solve(
-            sde, y32, SHARED, dt=0.07, noise=path, stepper=stepper, gradient=mode, compile="off"
+            sde, y32, SHARED, dt=0.11, noise=path, stepper=stepper, gradient=mode, compile="off"
         ).ys
         assert ys.dtype == torch.float32
         assert_close([x.double() for x in gradients(sde, y32, ys)], exact, 1e-5)
@@ -151,7 +151,7 @@ def test_in_float32(stepper):
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
 def test_running_costs(gradient, ts):
     sde, stepper = Network("stratonovich", "general"), Heun()
-    times, save = ends_of_steps(ts, 0.07)
+    times, save = ends_of_steps(ts, 0.11)
     path = the_path("general", *((0.0, 1.0) if ts.dim() == 1 else (times[:, 0], times[:, -1])))
     y = start()
 
@@ -160,7 +160,7 @@ def test_running_costs(gradient, ts):
 
     exact = gradients(sde, y, *loop(sde, y, times, save, path.increments(times).W, stepper, rate))
     solution = nsde.solve(
-        sde, y, ts, dt=0.07, noise=path, stepper=stepper, gradient=gradient, compile="off",
+        sde, y, ts, dt=0.11, noise=path, stepper=stepper, gradient=gradient, compile="off",
         running=[nsde.RunningCost(rate, name="cost")],
     )  # fmt: skip
     assert_close(gradients(sde, y, solution.ys, solution.running["cost"]), exact, 1e-8)
@@ -243,9 +243,14 @@ def test_second_derivatives(mode, adaptive):
     assert_close(*results, 1e-8)
 
 
-@pytest.mark.xfail(reason="the way back leaves a graph that is not that of the gradient", strict=True)
-@pytest.mark.parametrize("mode", ["reversible", "adjoint"])
+NO_GRAPH = pytest.mark.xfail(
+    reason="the way back leaves a graph that is not that of the gradient", strict=False
+)
+
+
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=NO_GRAPH) for mode in ("reversible", "adjoint")])
 def test_modes_that_have_no_second_derivatives_say_so(mode):
+    """Better an error than the derivative of a part of the gradient."""
     sde, y = Network("stratonovich", "diagonal"), start()
     ys = nsde.solve(sde, y, SHARED, dt=0.1, seed=0, stepper=ReversibleHeun(), gradient=mode).ys
     first = torch.autograd.grad(ys.square().sum(), (y, sde.A), create_graph=True)
