@@ -9,6 +9,9 @@ from neurosde.typing import Tensor
 
 _PAIRS = 32768  # pairs of normals that are drawn at a time on a processor, so that the passes meet its cache
 _COLUMNS = 1024  # pairs of series and channel that are summed at a time
+_DEPTH = (
+    4  # levels drawn once for a series' own times, however many they are: one order of sums, the same bits
+)
 _NUMBERS = 1 << 15  # shares that are made at a time where every series has times of its own
 
 
@@ -60,7 +63,7 @@ class Tree:
             if grid is not None and grid.keys is not None:
                 part._sum(out[:, :, rows], grid, part._table(grid.keys))
                 continue
-            depth = min(max(0, int(len(u) / 2).bit_length() - 1), len(self.heads) - 2)
+            depth = min(_DEPTH, len(self.heads) - 2)
             table = part._table(_all_nodes(self.heads, depth))
             numbers = len(self.heads) * u[:, rows].shape[1] * self.n_parts
             length = max(1, _NUMBERS // numbers) if on_cpu else len(out)

@@ -28,8 +28,8 @@ def run_reversible(problem: engine.Problem, y: Tensor) -> engine.Outcome:
     """
     tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
     outcome: list[engine.Outcome] = []
-    carry = engine.first_state(problem, y).carry
-    rows, *carry = _Reversible.apply(problem, outcome, y, *carry, *tensors)  # pyright: ignore[reportGeneralTypeIssues]
+    begin = problem.carry or ()
+    rows, *carry = _Reversible.apply(problem, outcome, y, *begin, *tensors)  # pyright: ignore[reportGeneralTypeIssues]
     return outcome[0]._replace(rows=rows, carry=tuple(carry))
 
 
@@ -40,9 +40,9 @@ class _Reversible(torch.autograd.Function):
     def forward(
         ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
-        problem = dataclasses.replace(problem, carry=more[:3])
         outcome.append(engine.run(problem, y, recompute=False))
-        ctx.problem, ctx.tensors, ctx.failed = problem, more[3:], outcome[0].status > 0
+        ctx.problem, ctx.failed = problem, outcome[0].status > 0
+        ctx.tensors = more[3:] if problem.carry else more
         rows, carry = outcome[0].rows, tuple(part.clone() for part in outcome[0].carry)
         ctx.save_for_backward(y, outcome[0].y, *carry)
         return (rows.clone(), *carry)
@@ -57,7 +57,10 @@ class _Reversible(torch.autograd.Function):
         _, a_z, a_f, a_g = grads
         back = _Back(y, z, a_y, a_z, a_f, a_g, tuple(torch.zeros_like(x) for x in ctx.tensors))
         back = _undo_all(ctx.problem, ctx.tensors, arrivals, back, ctx.failed, begin)
-        return (None, None, back.a_y, back.a_z, back.a_f, back.a_g, *back.sums)
+        if ctx.problem.carry:
+            return (None, None, back.a_y, back.a_z, back.a_f, back.a_g, *back.sums)
+        pulled, *sums = _pull_start(ctx.problem, ctx.tensors, back, begin)
+        return (None, None, back.a_y + back.a_z + pulled, *sums)
 
 
 class _Back(NamedTuple):
@@ -111,6 +114,31 @@ def _undo_all(
     return back
 
 
+def _pull_start(
+    problem: engine.Problem, tensors: tuple[Tensor, ...], back: _Back, begin: Tensor
+) -> tuple[Tensor, ...]:
+    """Cotangents that reach the first state and the tensors through the fields that a solve starts with."""
+    with torch.enable_grad():
+        y = begin.detach().requires_grad_()
+        _, f, g = engine.first_state(problem, y).carry
+    return _pull((f, g), (back.a_f, back.a_g), (y, *tensors), (torch.zeros_like(y), *back.sums))
+
+
+def _pull(
+    fields: tuple[Tensor, ...],
+    cotangents: tuple[Tensor, ...],
+    to: tuple[Tensor, ...],
+    sums: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Pull cotangents of the fields back to tensors, and add them to what has come there before."""
+    pairs = [(field, a) for field, a in zip(fields, cotangents, strict=True) if field.requires_grad]
+    if not pairs:
+        return sums
+    outs, pulled = zip(*pairs, strict=True)
+    grads = torch.autograd.grad(outs, to, pulled, allow_unused=True)
+    return tuple(a if b is None else a + b for a, b in zip(sums, grads, strict=True))
+
+
 def _undo(
     sde: SDE,
     tensors: tuple[Tensor, ...],
@@ -142,13 +170,8 @@ def _undo(
     z, f, g, f_behind, g_behind = fields(steps[-1].t + steps[-1].h, z)
     for step, arrival in zip(reversed(steps), reversed(arriving), strict=True):
         W, h, half = step.noise.W, step.h, 0.5 * a_y
-        pairs = [(f, a_f + h * half), (g, a_g + _outer(noise, half, W))]
-        pairs = [(field, cotangent) for field, cotangent in pairs if field.requires_grad]
-        if pairs:
-            outs, cotangents = zip(*pairs, strict=True)
-            grads = torch.autograd.grad(outs, (z, *tensors), cotangents, allow_unused=True)
-            sums = tuple(a if b is None else a + b for a, b in zip(sums, grads[1:], strict=True))
-            a_z = a_z if grads[0] is None else a_z + grads[0]
+        cotangents = (a_f + h * half, a_g + _outer(noise, half, W))
+        a_z, *sums = _pull((f, g), cotangents, (z, *tensors), (a_z, *sums))
         a_f, a_g = h * (half + a_z), _outer(noise, half + a_z, W)
         a_y, a_z = a_y + 2 * a_z, -a_z
         if arrival is not None:
@@ -158,7 +181,7 @@ def _undo(
         z, f, g, f_behind, g_behind = fields(step.t, before)
         y = y - 0.5 * (h * (f_behind + f_ahead) + diffuse(noise, g_behind + g_ahead, W))
         y = y if held is None else torch.where(held, begin, y)
-    return _Back(y, z.detach(), a_y, a_z, a_f, a_g, sums)
+    return _Back(y, z.detach(), a_y, a_z, a_f, a_g, tuple(sums))
 
 
 def _outer(noise: str, a: Tensor, W: Tensor) -> Tensor:

@@ -243,12 +243,7 @@ def test_second_derivatives(mode, adaptive):
     assert_close(*results, 1e-8)
 
 
-NO_GRAPH = pytest.mark.xfail(
-    reason="the way back leaves a graph that is not that of the gradient", strict=False
-)
-
-
-@pytest.mark.parametrize("mode", [pytest.param(mode, marks=NO_GRAPH) for mode in ("reversible", "adjoint")])
+@pytest.mark.parametrize("mode", ["reversible", "adjoint"])
 def test_modes_that_have_no_second_derivatives_say_so(mode):
     """Better an error than the derivative of a part of the gradient."""
     sde, y = Network("stratonovich", "diagonal"), start()
