@@ -158,10 +158,10 @@ def memory(config: dict[str, Any], seed: int, share: float) -> Iterator[dict[str
         grown, traced, seconds = growth(query, n, seed)
         yield row(dataset, method, "MiB per million queries", grown, seconds)
         yield row(dataset, method, "MiB per million queries, Python's own", traced, seconds)
-        yield row(dataset, method, "microseconds a query", 1e6 * seconds / n, seconds)
+        yield row(dataset, method, "microseconds an increment", 1e6 * seconds / n, seconds)
     many = 5000
     wide = BrownianPath(0.0, 1.0, (many, 1), seed=seed, levy="space-time", tol=2.0**-16)
     grown, _, seconds = growth(wide.increment, max(10, int(share * 1e6) // many), seed)
     method = f"BrownianPath space-time, {many} series a query"
     yield row(dataset, method, "MiB per million queries", grown / many, seconds)
-    yield row(dataset, method, "microseconds a query", seconds / share, seconds)
+    yield row(dataset, method, "microseconds an increment", seconds / share, seconds)
