@@ -8,7 +8,6 @@ time over the row's: above 1 the row is quicker. Wants jax and diffrax, which th
 import argparse
 import importlib.util
 import os
-import statistics
 import sys
 import time
 import types
@@ -16,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from bench_solver import DT, STATES, Networks, training
+from timing import Calls, medians
 
 import neurosde as nsde
 from neurosde.noise import BrownianPath, StepNoise
@@ -23,7 +23,6 @@ from neurosde.solve import PIController
 from neurosde.solve.compiling import Compile
 
 GRID, TOLERANCE, SHORTEST = 1024, 1e-2, 2.0**-12
-Calls = dict[str, Callable[[], object]]
 
 
 class Diffrax:
@@ -129,22 +128,15 @@ class Diffrax:
 
 def measure(title: str, calls: Calls, repetitions: int) -> None:
     """Time calls in turn and print a table; the first is diffrax's own default."""
-    first, times = {}, {name: [] for name in calls}
+    first = {}
     for name, call in calls.items():
         begin = time.process_time()
         call()
         first[name] = 1e3 * (time.process_time() - begin)
-    for call in calls.values():
-        call()
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            begin = time.process_time()
-            call()
-            times[name].append(1e3 * (time.process_time() - begin))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    peer = next(iter(medians.values()))
+    results = medians(calls, repetitions)
+    peer = next(iter(results.values()))
     print(f"\n{title}\n  {'':42s} {'median':>10s} {'diffrax / it':>13s} {'first call':>11s}")
-    for name, value in medians.items():
+    for name, value in results.items():
         print(f"  {name:42s} {value:7.2f} ms {peer / value:11.2f} x {1e-3 * first[name]:9.2f} s", flush=True)
 
 

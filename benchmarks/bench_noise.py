@@ -6,33 +6,16 @@ number of increments beside `torch.randn`: below 1 we are quicker.
 
 import argparse
 import itertools
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 import torchsde
+from timing import Calls, medians
 
 from neurosde.noise import BrownianPath, Levy, StepNoise
 from neurosde.noise.single import stack_of
 
 CHANNELS, STEP = 16, 2.0**-7
-Calls = dict[str, Callable[[], object]]
-
-
-def medians(calls: Calls, repetitions: int) -> dict[str, float]:
-    """Milliseconds of processor time of each call, the calls taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            begin = time.process_time()
-            call()
-            times[name].append(1e3 * (time.process_time() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def show(title: str, calls: Calls, repetitions: int) -> None:

@@ -5,16 +5,15 @@ width 64 and diagonal noise. Ratios are torchsde's time over ours: above 1 we ar
 """
 
 import argparse
-import resource
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torchsde
+from timing import Calls, medians
 
 import neurosde as nsde
 from neurosde.nets import TwinMLP, lipswish
@@ -69,20 +68,6 @@ class Fused(nsde.SDE):
         return self.drift_and_diffusion(t, y)[1]
 
 
-def medians(calls: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Milliseconds of processor time of each call, the calls taken in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            begin = time.process_time()
-            call()
-            times[name].append(1e3 * (time.process_time() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def show(title: str, results: dict[str, float]) -> None:
     """Print a table; the first row is the peer that the others are measured against."""
     peer = next(iter(results.values()))
@@ -99,6 +84,12 @@ def training(solve: Callable[[], torch.Tensor], model: torch.nn.Module) -> Calla
         solve().square().mean().backward()
 
     return run
+
+
+def peak() -> int:
+    """Most KiB that this process has held; getrusage would hand on its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 class Bench:
@@ -126,13 +117,13 @@ class Bench:
         with torch.set_grad_enabled(table in ("train", "reversible")):
             return getattr(self, table)()
 
-    def timed(self, title: str, calls: dict[str, Callable[[], object]]) -> Table:
+    def timed(self, title: str, calls: Calls) -> Table:
         """Title and medians; the first call is the peer of the others."""
         return f"{title}, batch {self.batch}, {self.steps} steps", medians(calls, self.repetitions)
 
     def forward(self) -> Table:
         """Fixed steps."""
-        calls: dict[str, Callable[[], object]] = {"torchsde euler": lambda: self.theirs(self.ito, "euler")}
+        calls: Calls = {"torchsde euler": lambda: self.theirs(self.ito, "euler")}
         for name, model in self.models.items():
             for mode in self.modes:
                 calls[f"{name}, compile={mode!r}"] = lambda m=model, c=mode: self.ours(m, compile=c)
@@ -157,7 +148,7 @@ class Bench:
     def adaptive(self) -> Table:
         """Equal tolerance; the work-precision benchmark compares at equal error."""
         tolerance = {"rtol": 1e-2, "atol": 1e-2}
-        calls: dict[str, Callable[[], object]] = {
+        calls: Calls = {
             "torchsde heun, adaptive": lambda: self.theirs(
                 self.stratonovich, "heun", adaptive=True, **tolerance
             )
@@ -239,9 +230,9 @@ class Bench:
             ys.square().mean().backward()  # pyright: ignore
 
         gradient(20)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak()
         gradient(horizon)
-        return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 1) / 1024
+        return max(peak() - before, 1) / 1024
 
 
 def main() -> None:
