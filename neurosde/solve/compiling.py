@@ -12,6 +12,8 @@ from neurosde.typing import Any, Callable, Literal, Tensor
 Compile = Literal["auto", "chunk", "off"]
 MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
 PATIENCE = 40.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
+# `autograd.grad` is traced as it stands; floats are a method's weights, and constants of its program
+_SETTINGS = {"trace_autograd_ops": True, "specialize_float": True}
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
@@ -53,7 +55,7 @@ class Compiler:
             from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
 
             try:
-                with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
+                with warnings.catch_warnings(), torch._dynamo.config.patch(_SETTINGS):
                     warnings.simplefilter("ignore")  # of the compiler's own inner workings
                     return _program(self.kind, function)(*arguments)
             except TorchDynamoException as error:
@@ -78,11 +80,13 @@ class Compiler:
 def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled form of a function for one kind of work.
 
-    The compiler keeps its programs, and a limit on their number, by code object: each kind has a copy.
+    The compiler keeps its programs, and a limit on their number, by code object, and what it has seen to vary
+    by the code's name: each kind has a copy with a name of its own.
     """
     key = (function.__code__, *kind)
     if key not in _programs:
-        twin = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        name = f"{function.__name__}_{len(_programs)}"
+        twin = types.FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
         twin.__defaults__, twin.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
         _programs[key] = torch.compile(twin, fullgraph=True, options=_options(kind))
     return _programs[key]

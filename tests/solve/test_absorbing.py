@@ -508,7 +508,11 @@ def test_the_gradient_reaches_the_state_until_the_exit():
     assert not solution.exit_time.requires_grad
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
+# torch differentiates no field for a slope inside a checkpoint that is being compiled: eager steps stand in
+IN_A_CHECKPOINT = pytest.mark.filterwarnings("ignore:compile. this SDE did not compile:RuntimeWarning")
+
+
+@pytest.mark.parametrize("gradient", ["backprop", pytest.param("checkpoint", marks=IN_A_CHECKPOINT)])
 @pytest.mark.slow
 def test_compiled_steps_have_the_same_exits(gradient):
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ import torch
 import neurosde as nsde
 from neurosde.errors import DataError
 from neurosde.noise import BrownianPath
-from neurosde.solve import Heun, ReversibleHeun, compiling
+from neurosde.solve import GeneralShARK, Heun, ReversibleHeun, SlowRK, SPaRK, compiling
 
 
 class Network(nsde.SDE):
@@ -177,3 +177,16 @@ def test_auto_waits_until_it_pays(monkeypatch):
     assert calls
     with pytest.raises(DataError, match="compile: expected one of auto, chunk, off"):
         solve("always")
+
+
+@pytest.mark.slow
+def test_weights_of_one_method_are_no_variables_of_the_next():
+    """Methods that differ in their tables alone, one after the other: a warning would fail this."""
+    sde, y0 = Network("stratonovich"), torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3)
+    for stepper in (SlowRK(), SPaRK(), GeneralShARK()):
+        with torch.no_grad():
+            off, on = (
+                nsde.solve(sde, y0, [0.0, 1.0], dt=0.02, seed=0, stepper=stepper, compile=c).ys
+                for c in ("off", "chunk")
+            )
+        assert torch.allclose(off, on, rtol=1e-11, atol=1e-12)
