@@ -67,6 +67,7 @@ class Compiler:
         return result
 
     def _give_up(self, error: Exception) -> None:
+        torch._C._autograd._saved_tensors_hooks_enable()  # which a field's derivative forbids, and leaves so
         _failed.add(self.kind)
         self.on = False
         warnings.warn(

@@ -179,6 +179,7 @@ class _Runner:
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
         kind = (*kind_of(problem.model, state, torch.is_grad_enabled()), problem.model.absorbing is not None)
+        kind = (*kind, self.recompute)  # fields that are differentiated do not compile under a checkpoint
         self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())

@@ -508,7 +508,7 @@ def test_the_gradient_reaches_the_state_until_the_exit():
     assert not solution.exit_time.requires_grad
 
 
-# torch differentiates no field for a slope inside a checkpoint that is being compiled: eager steps stand in
+# fields that are differentiated do not compile under a checkpoint: eager steps stand in
 IN_A_CHECKPOINT = pytest.mark.filterwarnings("ignore:compile. this SDE did not compile:RuntimeWarning")
 
 
