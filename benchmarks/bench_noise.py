@@ -13,7 +13,8 @@ import torchsde
 from timing import Calls, medians
 
 from neurosde.noise import BrownianPath, Levy, StepNoise
-from neurosde.noise.single import stack_of
+from neurosde.noise.single import SingleStack
+from neurosde.noise.stack import DyadicStack, choose
 
 CHANNELS, STEP = 16, 2.0**-7
 
@@ -83,19 +84,28 @@ class Bench:
         n = 64
         for levy in ("none", "space-time"):
             calls: Calls = {"torch.randn, step by step": lambda: [torch.randn(self.shape) for _ in range(n)]}
-            for name, clocks in (("whole batch", 1), ("each series", self.shape[0])):
-                calls[f"stack, {name}"] = lambda c=clocks, v=levy: walk(self.path(1.0, v), c, n)
+            calls["stack, whole batch"] = lambda v=levy: walk(self.path(1.0, v), n)
+            calls["stack, each series"] = lambda v=levy: walk_each(self.path(1.0, v), n)
             show(f"{levy}, adaptive stack, {n} steps", calls, self.repetitions)
 
 
-def walk(path: BrownianPath, clocks: int, n: int) -> None:
-    """Take steps of one length from end to end."""
-    stack = stack_of(path, clocks)
+def walk(path: BrownianPath, n: int) -> None:
+    """Take steps of one length from end to end, on one clock."""
+    stack = SingleStack(path)
     pending = stack.first
-    longest = torch.full((clocks,), 1 / n, dtype=torch.float64)
-    target, accepted = torch.ones_like(longest), torch.ones_like(longest, dtype=torch.bool)
     for _ in range(n):
-        pending = stack.choose(accepted, stack.propose(pending, longest, target))
+        pending = stack.propose(pending, 1 / n, 1.0).taken
+
+
+def walk_each(path: BrownianPath, n: int) -> None:
+    """The same on a clock a series."""
+    stack = DyadicStack(path, path.shape[0])
+    pending = stack.first
+    longest = torch.full((path.shape[0],), 1 / n, dtype=torch.float64)
+    target = torch.ones_like(longest)
+    while bool((pending.start < 1.0).any()):
+        proposal = stack.descend(pending, longest, target, 1)
+        pending = choose(proposal.ready, proposal)
 
 
 def main() -> None:

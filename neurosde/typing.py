@@ -1,6 +1,6 @@
 """Types that annotations share: tensors with named axes (checked in tests), arrays and seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "Array",
     "Bool",
     "Callable",
+    "Iterator",
     "Float",
     "Int",
     "Literal",

@@ -143,6 +143,11 @@ class BrownianPath(AbstractNoise):
         start, end = (part.view(torch.int64) for part in (u[:-1], u[1:]))
         return with_area(increment, torch.as_tensor(chain(chain(self.seed, self.series), start, end)))
 
+    @property
+    def columns(self) -> Tensor:
+        """Keys of each series' lanes, int64 ``(word, series, pair)``."""
+        return self._columns
+
     def _tree(self, dtype: torch.dtype) -> Tree:
         return Tree(self._heads, self._columns, RICHNESS[self.levy], dtype, self.is_compiled)
 

@@ -212,9 +212,11 @@ def crossed(
     Tensor
         ``(row, lane, series, pair)``.
     """
-    if compiled:
+    inside = torch.compiler.is_compiling()  # of something larger
+    if compiled or inside:
+        polar = _polar_pass if inside else compiled_polar()
         words = [(rows ^ column).view(-1) for column in columns]  # one long axis fills the lanes
-        parts = [compiled_polar()(word, dtype) for word in words]
+        parts = [polar(word, dtype) for word in words]
         flat = [part.view(2, len(rows), *columns.shape[1:]) for part in parts]
         return torch.cat(flat)[:n_lanes].transpose(0, 1).contiguous()
     if out is None:

@@ -6,10 +6,10 @@ import torch
 
 from neurosde.noise.brownian import BrownianPath
 from neurosde.noise.records import Scaled, each, join, split
-from neurosde.noise.stack import DyadicStack
-from neurosde.typing import Any, Tensor
+from neurosde.typing import Any, Callable, Tensor
 
 _SLACK = 1 + 1e-9
+Call = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +36,21 @@ class Interval:
         """Where it ends, as a fraction of the span."""
         return (self.index + 1) * 2.0**-self.level
 
-    @property
-    def start(self) -> Tensor:
-        """Where it starts, ``(1,)``."""
-        return torch.tensor([self.begin], dtype=torch.float64, device=self.record.W.device)
-
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A candidate step: its record and length, and what is pending if it is taken or turned down."""
+    """A candidate step: its record, and what is pending if it is taken or turned down."""
 
     record: Scaled
-    length: Tensor
     taken: Interval
     refused: Interval
+
+
+def halves(path: BrownianPath, place: Tensor, record: Scaled) -> tuple[Scaled, Scaled]:
+    """Both halves of the node of a level and index, int64 ``(2, 1)``."""
+    level, index = place
+    z = path.node_normals(level, index)
+    return split(record, torch.exp2(-level.to(z.dtype)), z)
 
 
 class SingleStack:
@@ -63,39 +64,37 @@ class SingleStack:
 
     def __init__(self, path: BrownianPath):
         self.path = path
-        self.first = Interval(0, 0, 0.0, path.root())
+        self.first = Interval(0, 0, 0.0, each(torch.Tensor.contiguous, path.root()))
         self._waiting: list[Scaled] = [self.first.record] * (path.levels + 1)
 
-    def propose(self, pending: Interval, longest: float | Tensor, target: float | Tensor) -> Candidate:
-        """Next step: no longer than asked for, ending on the target where that is near."""
-        most, goal = float(longest) * _SLACK, float(target)
+    def propose(self, pending: Interval, longest: float, goal: float, call: Call | None = None) -> Candidate:
+        """Next step: no longer than asked for, ending on the goal where that is near.
+
+        ``call`` runs functions of what follows them, compiled.
+        """
+        most = longest * _SLACK
         near = goal - pending.begin <= most
         while pending.level < self.path.levels and self._is_whole(pending):
             beyond = pending.finish > goal
             too_long = pending.finish - pending.begin > most and not (near and beyond)
             if not (too_long or (beyond and not near)):
                 break
-            left, right = self._children(pending)
+            left, right = self._children(pending, call)
             self._waiting[pending.level + 1] = right
             pending = Interval(pending.level + 1, 2 * pending.index, pending.begin, left)
         if pending.finish > goal:
-            record, after = self._land(pending, goal)
-            return Candidate(record, self._tensor(goal - pending.begin), after, pending)
-        length = self._tensor(pending.finish - pending.begin)
-        return Candidate(pending.record, length, self._next(pending), pending)
-
-    def choose(self, accepted: Tensor, proposal: Candidate) -> Interval:
-        """What is pending after the step has been taken or turned down."""
-        return proposal.taken if bool(accepted) else proposal.refused
-
-    def _tensor(self, value: float) -> Tensor:
-        return torch.tensor([value], dtype=torch.float64, device=self.path.series.device)
+            record, after = self._land(pending, goal, call)
+            return Candidate(record, after, pending)
+        return Candidate(pending.record, self._next(pending), pending)
 
     def _is_whole(self, pending: Interval) -> bool:
         """Whether the clock stands at the start of its node, and not inside a leaf."""
         return pending.begin == pending.index * 2.0**-pending.level
 
-    def _children(self, pending: Interval) -> tuple[Scaled, Scaled]:
+    def _children(self, pending: Interval, call: Call | None = None) -> tuple[Scaled, Scaled]:
+        if call is not None:
+            place = torch.tensor([[pending.level], [pending.index]], device=self.path.series.device)
+            return call(halves, self.path, place, pending.record)
         z = self.path.node_normals(pending.level, pending.index)
         return split(pending.record, 2.0**-pending.level, z)
 
@@ -106,12 +105,12 @@ class SingleStack:
         level = pending.level - zeros
         return Interval(level, behind >> zeros, pending.finish, self._waiting[level])
 
-    def _land(self, pending: Interval, goal: float) -> tuple[Scaled, Interval]:
+    def _land(self, pending: Interval, goal: float, call: Call | None) -> tuple[Scaled, Interval]:
         """Go down to the target, joining all that lies before it into one step."""
         total, covered = each(torch.zeros_like, pending.record), 0.0
         inside = not self._is_whole(pending)
         while not inside and pending.begin < goal and pending.level < self.path.levels:
-            left, right = self._children(pending)
+            left, right = self._children(pending, call)
             level, half = pending.level + 1, 2.0 ** -(pending.level + 1)
             if goal >= pending.begin + half:
                 total, covered = join(total, self._fraction(covered, total), left, half), covered + half
@@ -129,8 +128,3 @@ class SingleStack:
 
     def _fraction(self, value: float, record: Scaled) -> Tensor:
         return record.W.new_tensor([[value]])
-
-
-def stack_of(path: BrownianPath, n_clocks: int) -> Any:
-    """The descent for as many clocks: one for all series, or one each."""
-    return SingleStack(path) if n_clocks == 1 else DyadicStack(path)

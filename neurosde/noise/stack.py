@@ -1,16 +1,15 @@
 """The path of an adaptive solve: one split of a pending interval at a time, nothing ever thrown away."""
 
-import dataclasses
-
 import torch
 
 from neurosde.noise.brownian import BrownianPath
 from neurosde.noise.records import Scaled, each, join, split
-from neurosde.typing import Tensor
+from neurosde.typing import Any, Callable, NamedTuple, Tensor
+
+_SLACK = 1 + 1e-9
 
 
-@dataclasses.dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """The next interval of each clock: a node of the path's tree, or what is left of a leaf.
 
     Parameters
@@ -21,7 +20,7 @@ class Pending:
         Where the interval starts, as a fraction of the span, float64, ``(clock,)``: the node's start, or a
         time inside a leaf.
     record
-        Its increment and integrals.
+        Its increment and integrals, ``(series, noise)``.
     """
 
     level: Tensor
@@ -34,13 +33,27 @@ class Pending:
         """Where the interval ends, as a fraction of the span."""
         return (self.index + 1) * torch.exp2(-self.level.to(torch.float64))
 
+    def is_whole(self) -> Tensor:
+        """Whether a clock stands at the start of its node, and not inside a leaf."""
+        return self.start == self.index * torch.exp2(-self.level.to(torch.float64))
 
-@dataclasses.dataclass(frozen=True)
-class Proposal:
-    """A candidate step: its record and length, and what is pending if it is taken or turned down."""
+
+class Proposal(NamedTuple):
+    """A candidate step of each clock.
+
+    Parameters
+    ----------
+    record, length
+        Its increment and integrals, and how long it is, as a fraction of the span.
+    ready
+        Clocks whose step is as short as was asked for; the others need more splits.
+    taken, refused
+        What is pending if it is taken, and if it is turned down.
+    """
 
     record: Scaled
     length: Tensor
+    ready: Tensor
     taken: Pending
     refused: Pending
 
@@ -52,24 +65,26 @@ class DyadicStack:
     level. A step that is turned down is halved again, so that no value that was looked at is ever skipped
     (Foster & Jelincic 2023, arXiv 2311.14201, ask for this with non-commutative noise), and the path knows
     nothing of it: the values are those of the tree at every tolerance. Steps that stay on the tree cost one
-    split each, less one.
+    split each, less one. All is masked arithmetic, so that it compiles, and needs no look at a value.
 
     Parameters
     ----------
     path
-        The path, whose series have a clock each.
+        The path.
+    n_clocks
+        A clock a series, or 1 for all of them.
     """
 
-    def __init__(self, path: BrownianPath):
-        n_clocks = path.shape[0]
-        self.path, self.n_clocks = path, n_clocks
-        root = path.root()
-        self._waiting = each(lambda x: x.new_zeros(path.levels + 1, *x.shape), root)
+    def __init__(self, path: BrownianPath, n_clocks: int):
+        self.path = path
+        root, n_series = each(torch.Tensor.contiguous, path.root()), path.shape[0]
+        self.waiting = each(lambda x: x.new_zeros(path.levels + 1, *x.shape), root)
+        self.series = torch.arange(n_series, device=path.series.device)
         zero = torch.zeros(n_clocks, dtype=torch.int64, device=path.series.device)
-        self.first = Pending(zero, zero, zero.to(torch.float64), root)
+        self.first = Pending(zero, zero.clone(), zero.to(torch.float64), root)
 
-    def propose(self, pending: Pending, longest: Tensor, target: Tensor) -> Proposal:
-        """Next step of each clock: no longer than asked for, ending on the target where that is near.
+    def descend(self, pending: Pending, longest: Tensor, target: Tensor, splits: int) -> Proposal:
+        """Next step of each clock, after so many splits at most: a node of the tree, which may hide a target.
 
         Parameters
         ----------
@@ -79,116 +94,140 @@ class DyadicStack:
             Longest step wanted, as a fraction of the span, ``(clock,)``.
         target
             Time that must be met next, as a fraction of the span, ``(clock,)``; beyond ``pending.start``.
+        splits
+            Rounds of splits; clocks that need more are not ready.
         """
-        near = target - pending.start <= longest * (1 + 1e-9)
-        while True:
-            too_long = (pending.end - pending.start > longest * (1 + 1e-9)) & ~(near & (pending.end > target))
-            open_ = self._whole(pending) & (pending.level < self.path.levels)
-            beyond = ~near & (pending.end > target)
-            mask = (too_long | beyond) & open_
-            if not bool(mask.any()):
-                break
-            pending = self._halve(pending, mask)
-        taken = self._next(pending)
-        landing = pending.end > target
-        if not bool(landing.any()):
-            return Proposal(pending.record, pending.end - pending.start, taken, pending)
-        record, after = self._land(pending, target, landing)
-        length = torch.where(landing, target, pending.end) - pending.start
+        for _ in range(splits):
+            pending = self._halve(pending, self._too_long(pending, longest, target))
+        ready = ~self._too_long(pending, longest, target)
+        record = each(
+            torch.clone, pending.record
+        )  # tensors of its own, for a program tells twins from others
+        return Proposal(record, pending.end - pending.start, ready, self._next(pending), pending)
+
+    def land(
+        self, proposal: Proposal, target: Tensor, landing: Tensor, run: Callable[..., Any] | None = None
+    ) -> Proposal:
+        """Let steps that are ready and hide a target end on it.
+
+        Parameters
+        ----------
+        proposal
+            Steps of :meth:`descend`.
+        target
+            Times to end on, ``(clock,)``.
+        landing
+            Which clocks do, ``(clock,)``.
+        run
+            Calls a function of what follows it, compiled perhaps.
+        """
+        call = run or (lambda function, *arguments: function(*arguments))
+        pending, total = proposal.refused, each(torch.zeros_like, proposal.record)
+        covered = torch.zeros_like(target)
+        whole = landing & pending.is_whole()
+        while bool((whole & (pending.start < target) & (pending.level < self.path.levels)).any()):
+            total, covered, pending = call(go_down, self, total, covered, pending, target, whole)
+        inside = landing & (pending.start < target)
+        if bool(inside.any()):
+            total, pending = call(cut_leaf, self, pending, target, inside, total, covered)
         return Proposal(
-            self._pick(landing, record, pending.record), length, self._mix(landing, after, taken), pending
+            _pick(landing, total, proposal.record),
+            torch.where(landing, target - proposal.refused.start, proposal.length),
+            proposal.ready,
+            _mix(landing, pending, proposal.taken),
+            proposal.refused,
         )
 
-    def _whole(self, pending: Pending) -> Tensor:
-        """Whether a clock stands at the start of its node, and not inside a leaf."""
-        return pending.start == pending.index * torch.exp2(-pending.level.to(torch.float64))
+    def _too_long(self, pending: Pending, longest: Tensor, target: Tensor) -> Tensor:
+        most = longest * _SLACK
+        near, beyond = target - pending.start <= most, pending.end > target
+        long = pending.end - pending.start > most
+        wanted = torch.where(near, long & ~beyond, long | beyond)
+        return wanted & pending.is_whole() & (pending.level < self.path.levels)
 
-    def _children(self, pending: Pending) -> tuple[Scaled, Scaled]:
+    def children(self, pending: Pending) -> tuple[Scaled, Scaled]:
+        """Both halves of each node."""
         z = self.path.node_normals(pending.level, pending.index)
         return split(pending.record, torch.exp2(-pending.level.to(z.dtype)).unsqueeze(-1), z)
 
     def _halve(self, pending: Pending, mask: Tensor) -> Pending:
         """Put the right half aside and keep the left, where the mask says so."""
-        left, right = self._children(pending)
-        self._put_aside(pending.level + 1, right, mask)
-        halved = Pending(pending.level + 1, pending.index * 2, pending.start, left)
-        return self._mix(mask, halved, pending)
+        left, right = self.children(pending)
+        self.put_aside(pending.level + 1, right, mask)
+        return _mix(mask, Pending(pending.level + 1, pending.index * 2, pending.start, left), pending)
 
-    def _put_aside(self, level: Tensor, record: Scaled, mask: Tensor) -> None:
+    def put_aside(self, level: Tensor, record: Scaled, mask: Tensor) -> None:
         """Store right halves in place: entries deeper than what is pending are free to be written over."""
-        clocks = mask.nonzero().flatten()
-        rows = level[clocks]
-        for waiting, part in zip(self._waiting, record, strict=True):
+        rows = level.clamp(max=self.path.levels).expand(len(self.series))
+        for waiting, part in zip(self.waiting, record, strict=True):
             if waiting is not None and part is not None:
-                waiting[rows, clocks] = part[clocks]
+                there = rows, self.series
+                waiting[there] = torch.where(mask.unsqueeze(-1), part, waiting[there])
 
     def _next(self, pending: Pending) -> Pending:
         """What lies behind: the right half put aside at the level of the interval's lowest zero bit."""
         behind = pending.index + 1
-        zeros = _trailing_zeros(behind, self.path.levels)
-        level = (pending.level - zeros).clamp(min=0)
-        clocks = torch.arange(self.n_clocks, device=level.device)
-        record = each(lambda x: x[level, clocks], self._waiting)
-        return Pending(level, behind >> zeros, pending.end, record)
-
-    def _land(self, pending: Pending, target: Tensor, landing: Tensor) -> tuple[Scaled, Pending]:
-        """Go down to the target, joining all that lies before it into one step."""
-        total = each(torch.zeros_like, pending.record)
-        covered = torch.zeros_like(pending.start)
-        open_ = landing & self._whole(pending)
-        while True:
-            mask = open_ & (pending.start < target) & (pending.level < self.path.levels)
-            if not bool(mask.any()):
-                break
-            left, right = self._children(pending)
-            half = torch.exp2(-(pending.level + 1).to(torch.float64))
-            middle = pending.start + half
-            go_right = mask & (target >= middle)
-            longer = join(total, covered.unsqueeze(-1), left, half.unsqueeze(-1))
-            total = self._pick(go_right, longer, total)
-            covered = torch.where(go_right, covered + half, covered)
-            self._put_aside(pending.level + 1, right, mask & ~go_right)
-            down = Pending(
-                pending.level + 1,
-                2 * pending.index + go_right.to(torch.int64),
-                torch.where(go_right, middle, pending.start),
-                self._pick(go_right, right, left),
-            )
-            pending = self._mix(mask, down, pending)
-        inside = landing & (pending.start < target)
-        if bool(inside.any()):
-            total, pending = self._cut_leaf(pending, target, inside, total, covered)
-        return total, pending
-
-    def _cut_leaf(
-        self, leaf: Pending, target: Tensor, inside: Tensor, total: Scaled, covered: Tensor
-    ) -> tuple[Scaled, Pending]:
-        """Cut leaves at times inside them, with the leaf's own key."""
-        h = torch.exp2(-leaf.level.to(torch.float64))
-        p = torch.where(inside, (target - leaf.start) / h, 0.5).to(leaf.record.W.dtype).unsqueeze(-1)
-        part, rest = self.path.cut_leaf(leaf.record, leaf.index, p)
-        longer = join(total, covered.unsqueeze(-1), part, p * h.unsqueeze(-1))
-        cut = Pending(leaf.level, leaf.index, torch.where(inside, target, leaf.start), rest)
-        return self._pick(inside, longer, total), self._mix(inside, cut, leaf)
-
-    def _pick(self, mask: Tensor, yes: Scaled, no: Scaled) -> Scaled:
-        return each(lambda a, b: torch.where(mask.unsqueeze(-1), a, b), yes, no)
-
-    def _mix(self, mask: Tensor, yes: Pending, no: Pending) -> Pending:
-        """Choose between two pending intervals, clock by clock."""
+        zeros = torch.minimum(_trailing_zeros(behind), pending.level)
+        level = pending.level - zeros
+        rows = level.expand(len(self.series))
         return Pending(
-            torch.where(mask, yes.level, no.level),
-            torch.where(mask, yes.index, no.index),
-            torch.where(mask, yes.start, no.start),
-            self._pick(mask, yes.record, no.record),
+            level, behind >> zeros, pending.end, each(lambda x: x[rows, self.series], self.waiting)
         )
 
-    def choose(self, accepted: Tensor, proposal: Proposal) -> Pending:
-        """What is pending after the steps have been taken or turned down."""
-        return self._mix(accepted, proposal.taken, proposal.refused)
+
+def go_down(
+    stack: DyadicStack, total: Scaled, covered: Tensor, pending: Pending, target: Tensor, mask: Tensor
+) -> tuple[Scaled, Tensor, Pending]:
+    """Go one level down to the target, joining what lies before it into one step; others stay."""
+    mask = mask & (pending.start < target) & (pending.level < stack.path.levels)
+    left, right = stack.children(pending)
+    half = torch.exp2(-(pending.level + 1).to(torch.float64))
+    middle = pending.start + half
+    beyond = mask & (target >= middle)
+    longer = join(total, covered.unsqueeze(-1).to(left.W), left, half.unsqueeze(-1).to(left.W))
+    stack.put_aside(pending.level + 1, right, mask & ~beyond)
+    down = Pending(
+        pending.level + 1,
+        2 * pending.index + beyond.to(torch.int64),
+        torch.where(beyond, middle, pending.start),
+        _pick(beyond, right, left),
+    )
+    covered = torch.where(beyond, covered + half, covered)
+    return _pick(beyond, longer, total), covered, _mix(mask, down, pending)
 
 
-def _trailing_zeros(index: Tensor, limit: int) -> Tensor:
+def cut_leaf(
+    stack: DyadicStack, leaf: Pending, target: Tensor, inside: Tensor, total: Scaled, covered: Tensor
+) -> tuple[Scaled, Pending]:
+    """Cut leaves at times inside them, with the leaf's own key."""
+    h = torch.exp2(-leaf.level.to(torch.float64))
+    p = torch.where(inside, (target - leaf.start) / h, 0.5).to(leaf.record.W.dtype).unsqueeze(-1)
+    part, rest = stack.path.cut_leaf(leaf.record, leaf.index, p)
+    longer = join(total, covered.unsqueeze(-1), part, p * h.unsqueeze(-1))
+    cut = Pending(leaf.level, leaf.index, torch.where(inside, target, leaf.start), rest)
+    return _pick(inside, longer, total), _mix(inside, cut, leaf)
+
+
+def choose(accepted: Tensor, proposal: Proposal) -> Pending:
+    """What is pending after the steps have been taken or turned down."""
+    return _mix(accepted, proposal.taken, proposal.refused)
+
+
+def _pick(mask: Tensor, yes: Scaled, no: Scaled) -> Scaled:
+    return each(lambda a, b: torch.where(mask.unsqueeze(-1), a, b), yes, no)
+
+
+def _mix(mask: Tensor, yes: Pending, no: Pending) -> Pending:
+    """Choose between two pending intervals, clock by clock."""
+    return Pending(
+        torch.where(mask, yes.level, no.level),
+        torch.where(mask, yes.index, no.index),
+        torch.where(mask, yes.start, no.start),
+        _pick(mask, yes.record, no.record),
+    )
+
+
+def _trailing_zeros(index: Tensor) -> Tensor:
     """Number of times that 2 divides a positive integer."""
     lowest = (index & -index).to(torch.float64)
-    return torch.log2(lowest).to(torch.int64).clamp(max=limit)
+    return torch.log2(lowest).to(torch.int64)

@@ -1,13 +1,14 @@
 """When and how to compile: not before the time spent without it would have paid for it."""
 
+import contextlib
 import time
 import types
 import warnings
 
 import torch
 
-from neurosde.solve.march import Model, State
-from neurosde.typing import Any, Callable, Literal, Tensor
+from neurosde.solve.march import Model
+from neurosde.typing import Any, Callable, Iterator, Literal, Tensor
 
 Compile = Literal["auto", "chunk", "off"]
 MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
@@ -20,11 +21,10 @@ _failed: set[tuple] = set()
 _programs: dict[tuple, Callable[..., Any]] = {}
 
 
-def kind_of(model: Model, state: State, gradient: bool) -> tuple:
+def kind_of(model: Model, y: Tensor, gradient: bool) -> tuple:
     """What counts as the same work: the classes of all that is stepped, the dtype and the device."""
     inner = getattr(model.sde, "sde", model.sde)
     costs = tuple(type(cost) for cost in model.running)
-    y = state.y
     return (type(inner), type(model.stepper), costs, model.penalty, y.dtype, y.device.type, gradient)
 
 
@@ -48,16 +48,29 @@ class Compiler:
         self.kind, self.counting = kind, mode == "auto"
         wanted = mode == "chunk" or (self.counting and _spent.get(kind, 0.0) > PATIENCE)
         self.on = wanted and kind not in _failed
+        self._settings = contextlib.ExitStack()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function; what does not compile is run as it is, and so is all of its kind from then on."""
+        with self.open() as call:
+            return call(function, *arguments)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Callable[..., Any]]:
+        """The same for many calls, whose compiler is set up once."""
+        with contextlib.ExitStack() as self._settings:
+            if self.on:
+                self._settings.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")  # of the compiler's own inner workings
+                self._settings.enter_context(torch._dynamo.config.patch(_SETTINGS))
+            yield self._run
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.on:
             from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
 
             try:
-                with warnings.catch_warnings(), torch._dynamo.config.patch(_SETTINGS):
-                    warnings.simplefilter("ignore")  # of the compiler's own inner workings
-                    return _program(self.kind, function)(*arguments)
+                return _program(self.kind, function)(*arguments)
             except TorchDynamoException as error:
                 self._give_up(error)
         begin = time.perf_counter()
@@ -70,6 +83,7 @@ class Compiler:
         torch._C._autograd._saved_tensors_hooks_enable()  # which a field's derivative forbids, and leaves so
         _failed.add(self.kind)
         self.on = False
+        self._settings.close()
         warnings.warn(
             f"compile: this SDE did not compile and is stepped as it is ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}).",

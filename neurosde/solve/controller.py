@@ -7,7 +7,7 @@ import numbers
 import torch
 
 from neurosde.errors import DataError
-from neurosde.typing import Tensor
+from neurosde.typing import NamedTuple, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +100,49 @@ class PIController:
 
     def error(self, error: Tensor, y: Tensor, ahead: Tensor) -> Tensor:
         """Scaled error of a step, ``(clock,)``: 0 where there is none, infinite where it is not a number."""
-        scale = self.atol + self.rtol * torch.maximum(y.abs(), torch.nan_to_num(ahead, nan=0.0).abs())
-        square = torch.where(error == 0, 0.0, error / scale).square()  # atol = 0 leaves a zero state no scale
-        mean = square.mean().unsqueeze(0) if self.whole_batch else square.mean(-1)
-        return torch.nan_to_num(mean, nan=math.inf).to(torch.float64).sqrt()
+        return scaled_error(self.rule(1.0, y.device), error, y, ahead, self.whole_batch)
 
     def factor(self, error: Tensor, previous: Tensor, order: float) -> Tensor:
         """Change of length after a step, ``(clock,)``."""
-        q = order + 0.5
-        raw = self.safety * error.clamp(min=1e-12) ** (-(self.icoeff + self.pcoeff) / q)
-        return (raw * previous ** (self.pcoeff / q)).clamp(self.factor_min, self.factor_max)
+        return change_of_length(self.rule(order, error.device), error, previous)
 
     def factor_of(self, error: float, previous: float, order: float) -> float:
         """The same of the one clock that all series share."""
         q = order + 0.5
         raw = self.safety * max(error, 1e-12) ** (-(self.icoeff + self.pcoeff) / q)
         return min(max(raw * previous ** (self.pcoeff / q), self.factor_min), self.factor_max)
+
+    def rule(self, order: float, device: torch.device) -> "Rule":
+        """Its numbers for a method of this strong order as tensors: one program serves them all."""
+        q = order + 0.5
+        powers = -(self.icoeff + self.pcoeff) / q, self.pcoeff / q
+        numbers = self.atol, self.rtol, self.safety, *powers, self.factor_min, self.factor_max, self.shortest
+        return Rule(*torch.tensor(numbers, dtype=torch.float64, device=device).unbind())
+
+
+class Rule(NamedTuple):
+    """Numbers of a :class:`PIController`, float64 ``()``; the powers are those of both errors."""
+
+    atol: Tensor
+    rtol: Tensor
+    safety: Tensor
+    present: Tensor
+    before: Tensor
+    factor_min: Tensor
+    factor_max: Tensor
+    shortest: Tensor
+
+
+def scaled_error(rule: Rule, error: Tensor, y: Tensor, ahead: Tensor, whole_batch: bool) -> Tensor:
+    """Scaled error of a step, ``(clock,)``: 0 where there is none, infinite where it is not a number."""
+    scale = rule.atol + rule.rtol * torch.maximum(y.abs(), torch.nan_to_num(ahead, nan=0.0).abs())
+    square = torch.where(error == 0, 0.0, error / scale).square()  # atol = 0 leaves a zero state no scale
+    square = torch.where(torch.isfinite(ahead), square, torch.inf)
+    mean = square.mean().unsqueeze(0) if whole_batch else square.mean(-1)
+    return torch.where(mean.isnan(), torch.inf, mean).to(torch.float64).sqrt()
+
+
+def change_of_length(rule: Rule, error: Tensor, previous: Tensor) -> Tensor:
+    """Factor of the next step's length, ``(clock,)``."""
+    raw = rule.safety * error.clamp(min=1e-12) ** rule.present * previous**rule.before
+    return torch.clamp(raw, rule.factor_min, rule.factor_max)

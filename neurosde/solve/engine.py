@@ -178,7 +178,10 @@ class _Runner:
     def __init__(self, problem: Problem, state: State, recompute: bool):
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
-        kind = (*kind_of(problem.model, state, torch.is_grad_enabled()), problem.model.absorbing is not None)
+        kind = (
+            *kind_of(problem.model, state.y, torch.is_grad_enabled()),
+            problem.model.absorbing is not None,
+        )
         kind = (*kind, self.recompute)  # fields that are differentiated do not compile under a checkpoint
         self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:

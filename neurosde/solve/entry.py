@@ -152,14 +152,16 @@ def solve_with_carry(
         every, columns = with_jumps(clocks, options.controller.jump_times)
         path = choose_path(*given, every[0] if shared else every, shape, y0.dtype)
         model = _until_exit(model, options, path, keys, t0, y0)
-        what = (prepared, stepper, options.controller, path)
+        replayed = flows or bool(costs) or penalty is not None
+        what = (model, options.controller, path)
         if shared and model.absorbing is None:
-            search = SharedSearch(*what, every[0], options.max_steps)
+            search = SharedSearch(*what, every[0], options.max_steps, options.compile)
+            steps = search.run(y0.detach(), carry)
         else:
-            search = StepSearch(*what, every, options.max_steps, model.absorbing)
-        steps = search.run(y0.detach(), carry)
+            search = StepSearch(*what, every, options.max_steps, options.compile)
+            steps = search.run(y0.detach(), carry, keep=replayed)
         outcome = steps.outcome(columns)
-        if flows or costs or penalty is not None:
+        if replayed:
             noise, grid = GivenNoise(steps.increments), steps.grid_of(columns)
             replay = engine.Problem(model, noise, grid, options.compile, carry)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))

@@ -87,7 +87,7 @@ def _undo_all(
     zero = torch.zeros_like(back.y)
     held = failed.unsqueeze(-1) if bool(failed.any()) else None
     state = State(zero, zero, zero, zero, ())
-    compiler = Compiler((*kind_of(problem.model, state, False), "undone"), problem.compile)
+    compiler = Compiler((*kind_of(problem.model, state.y, False), "undone"), problem.compile)
     if compiler.on:
         problem = dataclasses.replace(problem, noise=problem.noise.compiled())
     source = engine.BlockSource(problem, back.y.dtype)

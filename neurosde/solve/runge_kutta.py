@@ -306,7 +306,8 @@ class SlowRK(AbstractRungeKutta):
 
     Foster, dos Reis & Strange 2023 (arXiv 2210.17543), equation 6.2, for Stratonovich SDEs: Kutta's classical
     fourth-order rule in W, and ``2 H (g4 - g7)`` for the space-time integral. Weak order 2 for
-    additive noise.
+    additive noise. The error estimate is the distance to ``h f1 + g3 W``, the midpoint rule along the noise
+    with Euler's drift, which has strong order 1.
 
     Examples
     --------
@@ -331,7 +332,13 @@ class SlowRK(AbstractRungeKutta):
             W=(0.0, 1 / 6, 1 / 3, 1 / 3, 1 / 6),
             H=(0.0, 0.0, 0.0, 2.0, 0.0, 0.0, -2.0),
         ),
+        error=Weights(
+            f=(-2 / 3, 0.0, 0.0, 0.0, 0.0, 2 / 3),
+            W=(0.0, 1 / 6, -2 / 3, 1 / 3, 1 / 6),
+            H=(0.0, 0.0, 0.0, 2.0, 0.0, 0.0, -2.0),
+        ),
     )
     sde_types = ("stratonovich",)
     strong_order = (0.5, 1.5, 1.5)
     evaluations = (2, 5)
+    embedded = True

@@ -5,14 +5,36 @@ import math
 import torch
 
 from neurosde.noise import BrownianIncrement, BrownianPath
-from neurosde.noise.single import Candidate, Interval, SingleStack
-from neurosde.sde import SDE
+from neurosde.noise.records import Scaled
+from neurosde.noise.single import SingleStack
 from neurosde.solve.adaptive import AcceptedSteps, order_of
-from neurosde.solve.controller import PIController
+from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
+from neurosde.solve.controller import PIController, Rule, scaled_error
 from neurosde.solve.grid import TimeGrid
+from neurosde.solve.march import Model
 from neurosde.solve.solution import Status
-from neurosde.solve.stepper import AbstractStepper, Carry, Step, Stepped
+from neurosde.solve.stepper import Carry, Step
 from neurosde.typing import Tensor
+
+
+def attempt(
+    model: Model, rule: Rule, scales: Tensor, record: Scaled, y: Tensor, carry: Carry
+) -> tuple[BrownianIncrement, Tensor, Carry, Tensor]:
+    """Noise of a step, the state after it, what is carried on, and the scaled error ``(1,)``.
+
+    ``scales`` are the time, the length, and factors of (W, H, K), float64 ``(5,)``.
+    """
+    t, h = scales[:2].to(y.dtype).unbind()
+    noise = [
+        None if part is None else (part * c).to(y)
+        for part, c in zip(record, scales[2:].unbind(), strict=True)
+    ]
+    increment = BrownianIncrement(h, *noise)  # pyright: ignore[reportArgumentType]
+    weights = model.stepper.weights(model.sde, t.view(1, 1, 1), h.view(1, 1, 1))
+    step = Step(t, h, increment, tuple(part[0] for part in weights))
+    stepped = model.stepper.step(model.sde, step, y, carry)
+    error = torch.zeros_like(y) if stepped.error is None else stepped.error
+    return increment, stepped.y, stepped.carry, scaled_error(rule, error, y, stepped.y, True)
 
 
 class SharedSearch:
@@ -20,7 +42,7 @@ class SharedSearch:
 
     Parameters
     ----------
-    sde, stepper, controller
+    model, controller
         What is stepped, how, and how well; the stepper has an embedded error.
     path
         Brownian path of all series over one span.
@@ -28,86 +50,88 @@ class SharedSearch:
         Times that steps must end on, ``(time,)``, padded with NaN: requested ones and jumps.
     max_steps
         Attempts after which the clock gives up.
+    compile
+        As :func:`neurosde.solve` is asked for.
     """
 
     def __init__(
         self,
-        sde: SDE,
-        stepper: AbstractStepper,
+        model: Model,
         controller: PIController,
         path: BrownianPath,
         times: Tensor,
         max_steps: int,
+        compile: Compile = "off",
     ):
-        self.sde, self.stepper, self.controller, self.path = sde, stepper, controller, path
+        self.model, self.controller, self.path, self.compile = model, controller, path, compile
         self.max_steps, self.n_times, self.device = max_steps, len(times), times.device
         self.start, self.span = float(path.t0), float(path.t1 - path.t0)
         self.targets = [(t - self.start) / self.span for t in times.tolist() if not math.isnan(t)]
-        self.order, self.stack, self.finest = order_of(stepper, sde), SingleStack(path), 2.0**-path.levels
+        self.order, self.stack = order_of(model.stepper, model.sde), SingleStack(path)
+        self.finest = 2.0**-path.levels
 
     @torch.no_grad()
     def run(self, y: Tensor, carry: Carry | None = None) -> AcceptedSteps:
         """Search from the initial states ``(series, state)``, and from what an earlier solve handed on."""
-        controller, finest = self.controller, self.finest
+        controller, finest, model = self.controller, self.finest, self.model
+        rule = controller.rule(self.order, self.device)
         least = max(controller.shortest / self.span, finest)
         longest = 0.01 if controller.first is None else min(controller.first / self.span, 1.0)
-        carry = self.stepper.start(self.sde, self._time(0.0, y), y) if carry is None else carry
+        carry = model.stepper.start(model.sde, self._time(0.0, y), y) if carry is None else carry
         pending, previous, rejected = self.stack.first, 1.0, 0
         taken, ends, met = [], [0.0], [(0, y)]
         status = Status.MAX_STEPS
-        for _ in range(self.max_steps + 1):
-            if len(met) == len(self.targets):
-                status = Status.SUCCESS
-                break
-            if len(taken) + rejected == self.max_steps:
-                break
-            target = self.targets[len(met)]
-            candidate = self.stack.propose(pending, max(longest, least), target)
-            end = candidate.taken.begin
-            length = end - pending.begin
-            increment = self._real(candidate, length, y)
-            stepped = self._step(pending, increment, y, carry)
-            error = torch.zeros_like(y) if stepped.error is None else stepped.error
-            size = float(controller.error(error, y, stepped.y))
-            factor = controller.factor_of(size, previous, self.order)
-            if size <= 1 or (length * self.span <= controller.shortest and math.isfinite(size)):
-                longest = min(max(length * factor, longest), 1.0)  # a step cut short says little
-                pending, previous, y, carry = candidate.taken, max(size, 1e-4), stepped.y, stepped.carry
-                taken.append(increment)
-                ends.append(end)
-                if end == target:
-                    met.append((len(taken), y))
-                    carry = self._behind_a_jump(end, y, carry)
-            else:
-                rejected += 1
-                if length <= finest:
-                    status = Status.STEP_TOO_SMALL
+        compiler = Compiler((*kind_of(model, y, False), self.path.levy, "shared"), self.compile)
+        if compiler.on:
+            loosen(y, *carry, *pending.record, axis=0)
+            loosen(self.path.columns, axis=1)
+        with compiler.open() as call:
+            split = None if not compiler.on else call
+            for _ in range(self.max_steps + 1):
+                if len(met) == len(self.targets):
+                    status = Status.SUCCESS
                     break
-                longest, pending = length * min(factor, 0.5), candidate.refused
+                if len(taken) + rejected == self.max_steps:
+                    break
+                target = self.targets[len(met)]
+                candidate = self.stack.propose(pending, max(longest, least), target, split)
+                end = candidate.taken.begin
+                length = end - pending.begin
+                scales = self._scales(pending.begin, length)
+                increment, ahead, after, error = call(
+                    attempt, model, rule, scales, candidate.record, y, carry
+                )
+                size = float(error)
+                factor = controller.factor_of(size, previous, self.order)
+                forced = length * self.span <= controller.shortest
+                if size <= 1 or (forced and math.isfinite(size)):
+                    longest = min(max(length * factor, longest), 1.0)  # a step cut short says little
+                    pending, previous, y, carry = candidate.taken, max(size, 1e-4), ahead, after
+                    taken.append(increment)
+                    ends.append(end)
+                    if end == target:
+                        met.append((len(taken), y))
+                        carry = self._behind_a_jump(end, y, carry)
+                else:
+                    rejected += 1
+                    if forced or length <= finest:
+                        status = Status.STEP_TOO_SMALL if math.isfinite(size) else Status.NOT_FINITE
+                        break
+                    longest, pending = length * min(factor, 0.5), candidate.refused
         return self._lay_out(taken, ends, met, status, rejected, carry)
 
-    def _step(self, pending: Interval, increment: BrownianIncrement, y: Tensor, carry: Carry) -> Stepped:
-        t, h = self._time(pending.begin, y), increment.dt
-        weights = self.stepper.weights(self.sde, t.view(1, 1, 1), h.view(1, 1, 1))
-        step = Step(t, h, increment, tuple(part[0] for part in weights))
-        return self.stepper.step(self.sde, step, y, carry)
+    def _scales(self, begin: float, length: float) -> Tensor:
+        """Time and length of a step, and what turns its record into the integrals in units of time."""
+        root = self.span**0.5
+        numbers = (self.start + begin * self.span, length * self.span, root, root / length, root / length**2)
+        return torch.tensor(numbers, dtype=torch.float64, device=self.device)
 
     def _behind_a_jump(self, end: float, y: Tensor, carry: Carry) -> Carry:
         """What the next step is handed; behind a jump the carried evaluations are made anew."""
         time = self.start + end * self.span
         if carry and any(math.isclose(time, jump, rel_tol=1e-12) for jump in self.controller.jump_times):
-            return self.stepper.start(self.sde, self._time(end, y), y)
+            return self.model.stepper.start(self.model.sde, self._time(end, y), y)
         return carry
-
-    def _real(self, candidate: Candidate, length: float, y: Tensor) -> BrownianIncrement:
-        """Proposed increments in units of time, in the dtype of the states."""
-        root, (W, H, K) = self.span**0.5, candidate.record
-        return BrownianIncrement(
-            y.new_tensor(length * self.span),
-            (W * root).to(y),
-            None if H is None else (H * (root / length)).to(y),
-            None if K is None else (K * (root / length**2)).to(y),
-        )
 
     def _time(self, fraction: float, y: Tensor) -> Tensor:
         return y.new_tensor(self.start + fraction * self.span)

@@ -7,30 +7,49 @@ import torch
 from scipy import stats
 
 from neurosde.noise import BrownianPath
-from neurosde.noise.single import SingleStack, stack_of
+from neurosde.noise.single import SingleStack
+from neurosde.noise.stack import DyadicStack, choose
 
 ALPHA = 1e-5
 
 
 def walk(path, n_clocks, accept, targets=(1.0,), longest=0.25):
     """Go through the path, doubling steps that are taken and halving others; list the steps of each clock."""
-    stack = stack_of(path, n_clocks)
+    stack = DyadicStack(path, n_clocks)
     pending, k = stack.first, torch.zeros(n_clocks, dtype=torch.int64)
     targets = torch.tensor([*targets, 2.0], dtype=torch.float64)
     step = torch.full((n_clocks,), longest, dtype=torch.float64)
     taken = [[] for _ in range(n_clocks)]
     while bool((k < len(targets) - 1).any()):
         live = k < len(targets) - 1
-        proposal = stack.propose(pending, torch.where(live, step, 1.0), torch.where(live, targets[k], 2.0))
-        accepted = accept(proposal) & live | (live & (step <= 2.0**-10))
+        goal = torch.where(live, targets[k], 2.0)
+        proposal = stack.descend(pending, torch.where(live, step, 1.0), goal, 1)
+        ready = live & proposal.ready
+        proposal = stack.land(proposal, goal, ready & (proposal.refused.end > goal))
+        accepted = ready & (accept(proposal) | (step <= 2.0**-10))
         end = pending.start + proposal.length
         for clock in accepted.nonzero().flatten().tolist():
             row = clock if n_clocks > 1 else slice(None)
             parts = [None if part is None else part[row].clone() for part in proposal.record]
             taken[clock].append((float(pending.start[clock]), float(end[clock]), parts))
         k = k + (accepted & (end == targets[k])).to(torch.int64)
-        step = torch.where(accepted, (2 * step).clamp(max=longest), step / 2)
-        pending = stack.choose(accepted, proposal)
+        step = torch.where(ready, torch.where(accepted, (2 * step).clamp(max=longest), step / 2), step)
+        pending = choose(accepted, proposal)
+    return taken
+
+
+def walk_alone(path, accept, targets=(1.0,), longest=0.25):
+    """The same by the clock in plain Python."""
+    stack, step, k, taken = SingleStack(path), longest, 0, []
+    pending = stack.first
+    while k < len(targets):
+        candidate = stack.propose(pending, step, targets[k])
+        begin, end = pending.begin, candidate.taken.begin
+        if accept() or step <= 2.0**-10:
+            taken.append((begin, end, candidate.record))
+            pending, step, k = candidate.taken, min(2 * step, longest), k + (end == targets[k])
+        else:
+            pending, step = candidate.refused, step / 2
     return taken
 
 
@@ -40,11 +59,16 @@ def coin(seed):
 
 
 @pytest.mark.parametrize("levy", ["none", "space-time", "space-time-time"])
-@pytest.mark.parametrize("n_clocks", [4, 1])
+@pytest.mark.parametrize("n_clocks", [4, 1, 0], ids=["a clock each", "one clock", "a clock in Python"])
 def test_every_step_is_the_paths_own_increment(levy, n_clocks):
     """Also at requested times that are no lattice points, whatever was rejected on the way."""
     path = BrownianPath(0.0, 1.0, (4, 2), seed=1, levy=levy, dtype=torch.float64)
-    taken = walk(path, n_clocks, coin(0), targets=(0.3, 0.5, 0.71, 1.0))
+    targets = (0.3, 0.5, 0.71, 1.0)
+    if n_clocks:
+        taken = walk(path, n_clocks, coin(0), targets)
+    else:
+        flips = torch.rand(10_000, generator=torch.Generator().manual_seed(0)).tolist()
+        taken = [walk_alone(path, lambda: flips.pop() < 0.7, targets)]
     for clock, steps in enumerate(taken):
         assert {0.3, 0.5, 0.71, 1.0} <= {end for _, end, _ in steps}
         for start, end, parts in steps:
@@ -76,8 +100,9 @@ def test_a_step_costs_one_split(monkeypatch):
     path = BrownianPath(0.0, 1.0, (1, 1), seed=3, dtype=torch.float64)
     splits, children = [], SingleStack._children
     monkeypatch.setattr(SingleStack, "_children", lambda *a: splits.append(1) or children(*a))
-    steps = walk(path, 1, coin(5), longest=1.0)
-    assert len(splits) == len(steps[0]) - 1
+    flips = torch.rand(10_000, generator=torch.Generator().manual_seed(5)).tolist()
+    steps = walk_alone(path, lambda: flips.pop() < 0.7, longest=1.0)
+    assert len(splits) == len(steps) - 1
 
 
 def test_rejections_that_look_at_the_path_do_not_bias_it():

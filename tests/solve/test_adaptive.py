@@ -198,7 +198,7 @@ def test_the_clock_in_plain_python_is_the_one_in_tensors(monkeypatch, stepper, r
             return nsde.solve(Pendulum(), y0, [0.0, 0.31, 0.32, 2.0], **call)
 
     plain = solve()
-    monkeypatch.setattr(entry, "SharedSearch", lambda *a: StepSearch(*a[:4], a[4].unsqueeze(0), a[5]))
+    monkeypatch.setattr(entry, "SharedSearch", lambda *a: StepSearch(*a[:3], a[3].unsqueeze(0), *a[4:]))
     tensors = solve()
     assert torch.allclose(plain.ys, tensors.ys, rtol=1e-12, atol=1e-12, equal_nan=True)
     assert torch.equal(plain.status, tensors.status)

@@ -273,7 +273,6 @@ def test_such_a_drift_under_a_controller(drift, start, status, shortest):
     assert torch.equal(solution.ys[:1], alone.ys)
 
 
-@pytest.mark.xfail(reason="a state that is no number is taken for an error that is too large", strict=True)
 @pytest.mark.filterwarnings("ignore:1 of 3 series failed:RuntimeWarning")
 @pytest.mark.parametrize("shortest", [0.0, 1e-3])
 def test_a_controller_tells_a_drift_that_is_no_number_from_one_that_is_too_quick(shortest):

@@ -8,7 +8,7 @@ import torch
 import neurosde as nsde
 from neurosde.errors import DataError
 from neurosde.noise import BrownianPath
-from neurosde.solve import GeneralShARK, Heun, ReversibleHeun, SlowRK, SPaRK, compiling
+from neurosde.solve import GeneralShARK, Heun, PIController, ReversibleHeun, SlowRK, SPaRK, compiling
 
 
 class Network(nsde.SDE):
@@ -190,3 +190,27 @@ def test_weights_of_one_method_are_no_variables_of_the_next():
                 for c in ("off", "chunk")
             )
         assert torch.allclose(off, on, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_batch", [False, True], ids=["own clocks", "one clock"])
+def test_adaptive_steps_are_the_same_compiled(whole_batch):
+    """The same steps and states, and the same programs whatever the batch, the tolerance and the times."""
+    sde, counts = Network("stratonovich"), []
+    for n, tolerance, ts in (
+        (5, 1e-2, [0.0, 0.3, 1.0]), (7, 3e-2, [0.0, 0.2, 0.7, 1.5]), (6, 1e-2, [0.0, 1.0]),
+        (11, 2e-2, [0.0, 0.1, 0.2, 0.4, 0.5]),
+    ):  # fmt: skip
+        y0 = torch.linspace(-1, 1, 3 * n, dtype=torch.float64).view(n, 3)
+        rule = PIController(tolerance, tolerance, whole_batch=whole_batch)
+        with torch.no_grad():
+            off, on = (
+                nsde.solve(sde, y0, ts, seed=0, controller=rule, stepper=Heun(), compile=mode)
+                for mode in ("off", "chunk")
+            )
+        assert torch.allclose(off.ys, on.ys, rtol=1e-10, atol=1e-10)
+        assert torch.equal(off.stats["accepted"], on.stats["accepted"])
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    # what goes down to a requested time is compiled once more when the batch first changes
+    assert counts[1] <= counts[0] + (0 if whole_batch else 2)
+    assert counts[1:] == counts[1:2] * 3

@@ -1,0 +1,249 @@
+"""One attempt at an adaptive step on every clock at once: pure functions of tensors, compiled or as they are."""
+
+import torch
+
+from neurosde.noise import BrownianIncrement
+from neurosde.noise.stack import DyadicStack, Pending, Proposal, choose
+from neurosde.solve.controller import Rule, change_of_length, scaled_error
+from neurosde.solve.march import Model
+from neurosde.solve.solution import Status
+from neurosde.solve.stepper import Carry, Step
+from neurosde.typing import NamedTuple, Tensor
+
+SPLITS = 1  # of an attempt: most clocks need one or none, and those that need more sit the attempt out
+NEVER = 2.0  # a fraction of the span that no clock reaches
+
+
+class Course(NamedTuple):
+    """What stays the same during a search.
+
+    Parameters
+    ----------
+    start, span
+        Of each clock, in units of time, ``(clock,)``.
+    targets
+        Fractions of the span that steps must end on, ``(clock, target)``, padded with :data:`NEVER`.
+    jumps
+        Times behind which carried evaluations are made anew.
+    rule
+        The controller's.
+    finest
+        Shortest step of the path, as a fraction of the span.
+    max_steps
+        Attempts of a clock after which it gives up.
+    whole_batch
+        Whether one error speaks for all series.
+    """
+
+    start: Tensor
+    span: Tensor
+    targets: Tensor
+    jumps: Tensor
+    rule: Rule
+    finest: Tensor
+    max_steps: Tensor
+    whole_batch: bool
+
+
+class Clocks(NamedTuple):
+    """State of the search, one entry a clock unless it is of the series.
+
+    Parameters
+    ----------
+    y, carry
+        State ``(series, state)``, and what the stepper carries.
+    pending
+        What lies ahead on the path.
+    longest, previous
+        Longest next step, as a fraction of the span, and the last step's error.
+    target
+        Column of the next target.
+    status
+        A :class:`Status`, or -1 of a clock that is still going.
+    accepted, rejected
+        Counts.
+    exits
+        Exit times and barriers of the series, with an absorbing set.
+    """
+
+    y: Tensor
+    carry: Carry
+    pending: Pending
+    longest: Tensor
+    previous: Tensor
+    target: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    exits: tuple[Tensor, Tensor] | None = None
+
+    def absorbed(self) -> Tensor:
+        """Clocks all of whose series have left, ``(clock,)``; none without an absorbing set."""
+        if self.exits is None:
+            return torch.zeros_like(self.status, dtype=torch.bool)
+        return torch.isfinite(self.exits[0]).view(len(self.status), -1).all(-1)
+
+    def stopped(self) -> "Clocks":
+        """Let clocks rest whose series have all left."""
+        done = (self.status < 0) & self.absorbed()
+        return self._replace(status=torch.where(done, int(Status.SUCCESS), self.status))
+
+
+class Attempted(NamedTuple):
+    """What an attempt has come to.
+
+    Parameters
+    ----------
+    clocks
+        The state after it.
+    end
+        Fraction of the span at which each step ended.
+    accepted
+        Clocks that took it.
+    increment
+        Of the path over it, in units of time.
+    """
+
+    clocks: Clocks
+    end: Tensor
+    accepted: Tensor
+    increment: BrownianIncrement
+
+
+def propose(course: Course, stack: DyadicStack, now: Clocks) -> tuple[Proposal, Tensor, Tensor]:
+    """Next steps, the fractions of the span that must be met, and clocks whose step hides one."""
+    going = now.status < 0
+    target = torch.where(going, _at(course.targets, now.target), NEVER)
+    least = (course.rule.shortest / course.span).clamp(min=course.finest)
+    longest = torch.where(going, torch.maximum(now.longest, least), 1.0)
+    proposal = stack.descend(now.pending, longest, target, SPLITS)
+    ready = proposal.ready & going
+    return proposal._replace(ready=ready), target, ready & (proposal.refused.end > target)
+
+
+def attempt(
+    model: Model, course: Course, now: Clocks, proposal: Proposal, target: Tensor, ys: Tensor
+) -> Attempted:
+    """Try a step on every clock that is ready; states that meet a target are written into ``ys``."""
+    increment, ready, begin = real_increment(course, proposal, now.y), proposal.ready, proposal.refused.start
+    end = begin + proposal.length
+    if now.exits is not None:
+        # to the last bit the length that the grid has, so that the steps taken again have the same exits
+        dt = ((course.start + end * course.span) - (course.start + begin * course.span)).to(now.y)
+        increment = increment._replace(dt=dt.reshape(increment.dt.shape))
+    t, h = clock_time(course, begin, now.y), increment.dt
+    weights = model.stepper.weights(model.sde, t.reshape(1, -1, 1), h.reshape(1, -1, 1))
+    step = Step(t, h, increment, tuple(part[0] for part in weights))
+    stepped = model.stepper.step(model.sde, step, now.y, now.carry)
+    size = _size(course, now, stepped.error, stepped.y)
+    finite = torch.isfinite(size)
+    forced = proposal.length * course.span <= course.rule.shortest
+    accepted = ready & ((size <= 1) | (forced & finite))
+    factor = change_of_length(course.rule, size, now.previous)
+    grown = torch.maximum(proposal.length * factor, now.longest)  # a step cut short says little
+    longer = torch.where(accepted, grown, proposal.length * factor.clamp(max=0.5)).clamp(max=1.0)
+    met = accepted & (end == target)
+    meets = met.expand(len(now.y))
+    place = torch.arange(len(ys), device=ys.device), now.target.expand(len(now.y)).clamp(max=ys.shape[1] - 1)
+    y = _pick(accepted, stepped.y, now.y)
+    taken, refused = (
+        now.accepted + accepted.to(torch.int64),
+        now.rejected + (ready & ~accepted).to(torch.int64),
+    )
+    after = Clocks(
+        y,
+        _carried(model, course, now, stepped.carry, y, end, accepted, met),
+        choose(accepted, proposal),
+        torch.where(ready, longer, now.longest),
+        torch.where(accepted, size.clamp(min=1e-4), now.previous),
+        now.target + met.to(torch.int64),
+        now.status,
+        taken,
+        refused,
+    )
+    hopeless = ready & ~accepted & (forced | (proposal.length <= course.finest))
+    after = after._replace(status=_status(course, after, met, hopeless, finite))
+    if now.exits is not None:
+        after = _until_exit(model, now, after, step, stepped.y, accepted)
+    ys[place] = torch.where(meets.unsqueeze(-1), after.y, ys[place])
+    return Attempted(after, end, accepted, increment)
+
+
+def real_increment(course: Course, proposal: Proposal, y: Tensor) -> BrownianIncrement:
+    """Proposed increments in units of time, in the dtype of the states."""
+    length, record = proposal.length, proposal.record
+    root, h = course.span.sqrt().unsqueeze(-1), length.unsqueeze(-1)
+    H = None if record.H is None else (root * record.H / h).to(y)
+    K = None if record.K is None else (root * record.K / h**2).to(y)
+    dt = (length * course.span).to(y)
+    dt = dt[0] if len(dt) == 1 else dt.unsqueeze(-1)
+    return BrownianIncrement(dt, (root * record.W).to(y), H, K)
+
+
+def clock_time(course: Course, fraction: Tensor, y: Tensor) -> Tensor:
+    """Time of each clock, as a stepper takes it."""
+    t = (course.start + fraction * course.span).to(y)
+    return t[0] if len(t) == 1 else t.unsqueeze(-1)
+
+
+def _size(course: Course, now: Clocks, error: Tensor | None, ahead: Tensor) -> Tensor:
+    """Scaled error of each clock."""
+    error = torch.zeros_like(ahead) if error is None else error
+    if now.exits is not None:  # of the series that still move
+        alive = now.exits[0].isinf().view(len(now.status), -1, 1)
+        share = alive.mean(1, True, dtype=error.dtype).sqrt()
+        error = torch.where(alive, error.view(*alive.shape[:2], -1) / share, 0.0).view_as(error)
+        ahead = torch.where(alive.view(-1, 1), ahead, now.y)
+    return scaled_error(course.rule, error, now.y, ahead, course.whole_batch)
+
+
+def _status(course: Course, after: Clocks, met: Tensor, hopeless: Tensor, finite: Tensor) -> Tensor:
+    """Status of clocks after an attempt: done, out of steps, or given up."""
+    done = met & (_at(course.targets, after.target) >= NEVER)
+    spent = after.accepted + after.rejected >= course.max_steps
+    why = torch.where(finite, int(Status.STEP_TOO_SMALL), int(Status.NOT_FINITE))
+    status = torch.where(spent, int(Status.MAX_STEPS), -1)
+    status = torch.where(hopeless, why, status)
+    status = torch.where(done, int(Status.SUCCESS), status)
+    return torch.where(after.status < 0, status, after.status)
+
+
+def _carried(
+    model: Model,
+    course: Course,
+    now: Clocks,
+    carry: Carry,
+    y: Tensor,
+    end: Tensor,
+    accepted: Tensor,
+    met: Tensor,
+) -> Carry:
+    """What the next step is handed; behind a jump the carried evaluations are made anew."""
+    carry = tuple(_pick(accepted, a, b) for a, b in zip(carry, now.carry, strict=True))
+    if not carry or not len(course.jumps):
+        return carry
+    time = course.start + end * course.span
+    jumped = met & torch.isclose(time[:, None], course.jumps, rtol=1e-12, atol=0.0).any(-1)
+    fresh = model.stepper.start(model.sde, clock_time(course, end, y), y)
+    return tuple(_pick(jumped, a, b) for a, b in zip(fresh, carry, strict=True))
+
+
+def _until_exit(
+    model: Model, now: Clocks, after: Clocks, step: Step, ahead: Tensor, accepted: Tensor
+) -> Clocks:
+    """The clocks after a step, in the course of which some series may have left."""
+    assert model.absorbing is not None and now.exits is not None
+    alive, draws = now.exits[0].isinf(), model.absorbing.draws(step.t, ahead.dtype)
+    meeting = model.absorbing.meet(model.sde, step, now.y, ahead, draws, alive)
+    exited, end = meeting.exited & accepted, step.t + meeting.share * step.h
+    exit_time = torch.where(exited, end.squeeze(-1), now.exits[0])
+    exits = exit_time, torch.where(exited, meeting.barrier, now.exits[1])
+    return after._replace(y=_pick(alive & accepted, meeting.y, now.y), exits=exits).stopped()
+
+
+def _at(table: Tensor, column: Tensor) -> Tensor:
+    return table.gather(1, column.clamp(max=table.shape[1] - 1).unsqueeze(-1)).squeeze(-1)
+
+
+def _pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
