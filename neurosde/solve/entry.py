@@ -82,7 +82,8 @@ def solve(
         torchsde Brownian motion. By default as ``seed`` says.
     dt
         Longest step, a number or one a series ``(*batch,)``; intervals between times are divided evenly. By
-        default a hundredth of each series' span.
+        default a hundredth of each series' span; of a :class:`~neurosde.LinearSDE` the whole interval, for
+        its steps are exact in law, unless costs or an absorbing set are followed along them.
     seed
         With a seed, each series follows the Brownian path of (seed, series key), the same at every ``dt`` and
         tolerance. Without one, fresh noise is drawn, which is quicker.
@@ -171,7 +172,7 @@ def solve_with_carry(
             replay = engine.Problem(model, noise, grid, options.compile, carry)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
-        grid = make_grid(times, check_dt(options.dt, times))
+        grid = make_grid(times, check_dt(options.dt, times, 1 if _is_exact(stepper, options) else 100))
         noise = choose_noise(*given, grid, shape, y0.dtype)
         model = _until_exit(model, options, noise, keys, t0, y0)
         problem = engine.Problem(model, noise, grid, options.compile, carry)
@@ -238,6 +239,12 @@ def _look(model: Model, options: Options, t0: Tensor, y0: Tensor) -> tuple[int, 
     if model.stepper.needs_decay:
         check_linear_part(model.sde, t0.flatten()[0], y0.shape[-1])
     return n_noise, flows
+
+
+def _is_exact(stepper: AbstractStepper, options: Options) -> bool:
+    """Whether more steps would change nothing in law: not costs, exits, or an adjoint solved along them."""
+    alone = not options.running and options.absorbing is None and options.gradient != "adjoint"
+    return math.isinf(stepper.weak_order) and alone
 
 
 def _lay_out(

@@ -90,8 +90,22 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     return ts
 
 
-def check_dt(dt: Any, ts: Tensor) -> Tensor:
-    """Step length in float64; by default a hundredth of the span of the requested times, series by series.
+def check_dt(dt: Any, ts: Tensor, n_default: int = 100) -> Tensor:
+    """Step length in float64; by default a part of the span of the requested times, series by series.
+
+    Parameters
+    ----------
+    dt
+        A number, one a series, or None.
+    ts
+        Checked times, ``(time,)`` or ``(series, time)``.
+    n_default
+        How many such steps the span has by default; 1 leaves one to each interval between times.
+
+    Returns
+    -------
+    Tensor
+        ``()`` or ``(series,)``.
 
     Raises
     ------
@@ -101,7 +115,7 @@ def check_dt(dt: Any, ts: Tensor) -> Tensor:
     last = torch.nan_to_num(ts, nan=-math.inf).amax(-1)
     span = last - ts[..., 0]
     if dt is None:
-        return torch.where(span > 0, span / 100, 1.0)
+        return torch.where(span > 0, span / n_default, 1.0)
     dt = as_numbers("dt", dt, "a number or one a series", device=ts.device).detach()
     if dt.dim() > 0 and dt.shape != span.shape:
         raise ShapeError(

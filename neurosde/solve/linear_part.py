@@ -158,8 +158,8 @@ def check_linear_part(sde: SDE, t: Tensor, n_state: int) -> None:
     if not rates and not (isinstance(D, Tensor) and tuple(D.shape) == (n_state, n_state)):
         got = tuple(D.shape) if isinstance(D, Tensor) else f"{D!r} of type {type(D).__name__}"
         raise ShapeError(
-            f"sde: decay(t): expected a tensor of rates (state,) = ({n_state},) or a matrix "
-            f"{(n_state, n_state)}, got {got}."
+            f"sde: decay(t): expected rates (state,) or a matrix (state, state), a tensor for {n_state} "
+            f"states, got {got}."
         )
 
 

@@ -10,7 +10,7 @@ import torchsde
 
 import neurosde as nsde
 from neurosde.errors import DataError, NeuroSDEError, ShapeError
-from neurosde.solve import AbsorbingSet, Heun, PIController, Status, StepPenalty
+from neurosde.solve import AbsorbingSet, Heun, LinearTransition, PIController, Status, StepPenalty
 
 NAN = math.nan
 START = torch.ones(3, 2, dtype=torch.float64)
@@ -212,7 +212,7 @@ def test_a_matrix_of_noise_has_the_dtype_of_the_states(dtype, noise_type):
 LINEAR_PARTS = [
     (1.0, "got 1.0 of type float"),
     ([1.0, 1.0], "of type list"),
-    (torch.ones(3), "(state,) = (2,) or a matrix (2, 2), got (3,)"),
+    (torch.ones(3), "a tensor for 2 states, got (3,)"),
     (torch.ones(2, 3), "got (2, 3)"),
     (torch.ones(5, 5), "got (5, 5)"),
 ]
@@ -221,7 +221,7 @@ LINEAR_PARTS = [
 @pytest.mark.parametrize(("decay", "sentence"), LINEAR_PARTS, ids=lambda x: x if isinstance(x, str) else "")
 @pytest.mark.parametrize("controller", [None, OWN])
 def test_linear_parts(decay, sentence, controller):
-    says("sde: decay(t): expected a tensor of rates", lambda: nsde.solve(Fields(decay=decay), START, UNIT))
+    says("sde: decay(t): expected rates (state,)", lambda: nsde.solve(Fields(decay=decay), START, UNIT))
     says(sentence, lambda: nsde.solve(Fields(decay=decay), START, UNIT), ShapeError)
 
 
@@ -377,3 +377,31 @@ def test_methods_that_hand_nothing_on():
     given = (START, START, START)
     again = nsde.sdeint(sde, START, UNIT, dt=0.1, method="srk", extra_solver_state=given)
     assert again.shape == ys.shape
+
+
+@pytest.mark.parametrize("stepper", [None, LinearTransition()], ids=["default", "given"])
+def test_a_linear_sde_takes_one_exact_step_an_interval(stepper):
+    sde = nsde.LinearSDE([[0.0, 1.0], [-4.0, -0.5]], [0.0, 1.0], [[0.0], [0.7]])
+    start, ts = torch.tensor([[1.0, -1.0]], dtype=torch.float64).expand(20_000, 2), [0.0, 0.3, 0.35, 5.0]
+    solution = nsde.solve(sde, start, ts, seed=0, stepper=stepper)
+    assert solution.stats["accepted"].unique().tolist() == [3]
+    z = solution.ys[:, -1]
+    law = sde.transition(5.0)
+    mean = law.Phi @ start[0] + law.m
+    assert torch.allclose(z.mean(0), mean, atol=5 * float(law.Q.diagonal().max().sqrt()) / math.sqrt(len(z)))
+    assert torch.allclose(torch.cov(z.T), law.Q, atol=5 * 1.5 * float(law.Q.max()) / math.sqrt(len(z)))
+
+
+def test_a_linear_sde_takes_steps_where_they_are_needed():
+    """For the integral of a cost, exits, an adjoint; and where they are asked for."""
+    sde, start = nsde.LinearSDE([[-1.0]]), torch.zeros(3, 1, dtype=torch.float64)
+    cost = nsde.RunningCost(lambda t, y: y.square().sum(-1))
+
+    def steps(**options):
+        return nsde.solve(sde, start, UNIT, seed=0, **options).stats["accepted"][0].item()
+
+    assert steps() == 1
+    assert steps(running=[cost]) == 100
+    assert steps(absorbing=AbsorbingSet(interval)) == 100
+    assert steps(gradient="adjoint") == 100
+    assert steps(dt=0.1) == 10
