@@ -308,4 +308,7 @@ def _check_keys(series: Any, n_series: int, device: torch.device) -> Tensor | No
     if series is None:
         return None
     what = "integer keys, one a series; neurosde.noise.series_keys makes keys of any ids"
-    return as_series(as_numbers("series", series, what, dtype=None).reshape(-1), n_series, device)
+    keys = as_numbers("series", series, what, dtype=None).reshape(-1)
+    if keys.is_complex():
+        raise DataError(f"series: expected {what}, got {keys.dtype}.")
+    return as_series(keys, n_series, device)

@@ -90,6 +90,7 @@ OPTIONS = [
     ({"running": "energy"}, "running: expected a list of RunningCost(...), got 'energy'"),
     ({"series": "a"}, "series: expected integer keys, one a series"),
     ({"series": ["a", "b", "c"]}, "neurosde.noise.series_keys makes keys of any ids"),
+    ({"series": [1j, 2j, 3j]}, "series: expected integer keys"),
     ({"series": [1.0, 2.0, 3.0]}, "series: expected 3 integer keys"),
     ({"series": [1, 2], "noise": torch.zeros(10, 3, 2), "dt": 0.1}, "series: expected 3 integer keys"),
     ({"noise": lambda a, b: 3.0}, "noise: expected a motion that gives (series, noise) = (3, 2), got 3.0"),
