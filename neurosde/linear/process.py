@@ -183,7 +183,7 @@ class LinearSDE(SDE):
             keys = as_numbers("series", series, "integer keys, one a series", dtype=None).reshape(-1)
         if keys.shape != (n,) or keys.dtype.is_floating_point or keys.is_complex():
             raise ShapeError(
-                f"series: expected an integer for each of {n} series, got {tuple(keys.shape)} of {keys.dtype}."
+                f"series: expected an integer for each of {n} series, got {tuple(keys.shape)} {keys.dtype}."
             )
         moments = (times.nan_to_num() + 0.0).view(torch.int64)  # -0.0 and 0.0 are one time
         key = chain(as_seed(seed), keys.to(y0.device, torch.int64).unsqueeze(-1), moments)
