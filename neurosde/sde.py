@@ -12,6 +12,10 @@ from neurosde.typing import Any, Callable, Mapping, NoiseType, SDEType, Tensor
 SDE_TYPES = ("ito", "stratonovich")
 Field = Callable[[Tensor, Tensor], Tensor]
 Fields = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# what torchsde lets an object name otherwise; the last three are of no use here, or of use to sdeint alone
+ROLES = (
+    "drift", "diffusion", "drift_and_diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion_prod",
+)  # fmt: skip
 NOISE_TYPES = ("diagonal", "additive", "scalar", "general")
 
 
@@ -145,6 +149,23 @@ class ForeignSDE(SDE):
         return self._both(t, y)
 
 
+def as_names(names: Any) -> dict[str, str]:
+    """Other names for the methods of an SDE, by their role.
+
+    Raises
+    ------
+    DataError
+        If they are no mapping from known roles to names.
+    """
+    pairs = dict(names) if isinstance(names, Mapping) else None if names else {}
+    if pairs is None or not all(isinstance(name, str) for name in pairs.values()):
+        raise DataError(f'names: expected a dict such as {{"drift": "mu"}}, got {names!r}.')
+    for role in pairs:
+        if role not in ROLES:
+            raise DataError(f"names: expected roles among {', '.join(ROLES)}, got {role!r}.")
+    return pairs
+
+
 def as_sde(sde: Any, names: Mapping[str, str] | None = None) -> SDE:
     """Take any SDE: one of ours as it is, one written for torchsde behind its own protocol.
 
@@ -176,17 +197,19 @@ def as_sde(sde: Any, names: Mapping[str, str] | None = None) -> SDE:
     >>> as_sde(Theirs()).noise_type
     'diagonal'
     """
+    if isinstance(sde, type):
+        raise DataError(f"sde: expected an instance such as {sde.__name__}(), got the class itself.")
     for attribute, words in (("sde_type", SDE_TYPES), ("noise_type", NOISE_TYPES)):
         word = getattr(sde, attribute, None)
         if word not in words:
             raise DataError(f"sde: expected {attribute} to be one of {', '.join(words)}, got {word!r}.")
     if isinstance(sde, SDE) and not names:
         return sde
-    wanted = names or {}
+    wanted = as_names(names)
     both = wanted.get("drift_and_diffusion", "f_and_g")
     for role, default in (("drift", "f"), ("diffusion", "g")):
         name = wanted.get(role, default)
-        if getattr(sde, name, None) is None and getattr(sde, both, None) is None:
+        if not callable(getattr(sde, name, None)) and not callable(getattr(sde, both, None)):
             raise DataError(
                 f"sde: {type(sde).__name__} has neither a method {name!r} ({role}) nor {both!r}; "
                 "write one, or say under which name it stands with names={...}."
@@ -230,7 +253,8 @@ class RunningCost:
     """An integral along the path, ``C(t) = int_0^t c(s, y) ds + h(s, y)' dW``, accumulated in the same pass.
 
     One idea for many things: the Girsanov divergence of an evidence bound, the energy of a bridge, a
-    discounted reward, a likelihood weight, a control variate.
+    discounted reward, a likelihood weight, a control variate. A series whose cost leaves the finite numbers
+    has failed from that step on, like one whose state does.
 
     Parameters
     ----------
@@ -244,7 +268,7 @@ class RunningCost:
     Raises
     ------
     DataError
-        If both integrands are None.
+        If both integrands are None, or one is no function.
 
     Examples
     --------
@@ -258,6 +282,13 @@ class RunningCost:
     name: str = "cost"
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise DataError(f"name: expected a word, the key in Solution.running, got {self.name!r}.")
+        for name, field in (("c", self.c), ("h", self.h)):
+            if field is not None and not callable(field):
+                raise DataError(
+                    f"RunningCost {self.name!r}: {name}: expected a function (t, y), got {field!r}."
+                )
         if self.c is None and self.h is None:
             raise DataError(
                 f"RunningCost {self.name!r}: expected a rate c, an integrand h or both, got neither."

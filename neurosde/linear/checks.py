@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from neurosde.arguments import as_numbers
 from neurosde.errors import DataError, ShapeError
 from neurosde.linear.gaussian import Gaussian
 from neurosde.typing import Any, NamedTuple, Tensor
@@ -37,7 +38,7 @@ class Evidence(NamedTuple):
 def read_evidence(times: Any, values: Any, observation: Any, initial: Gaussian, like: Tensor) -> Evidence:
     """Check the arguments of inference against each other; ``like`` is A."""
     C, R = check_observation(observation, len(like), like)
-    values = torch.as_tensor(values, dtype=torch.float64, device=like.device)
+    values = as_numbers("values", values, "numbers (*batch, time, channel)", device=like.device)
     if values.dim() < 2 or values.shape[-1] != len(C) or 0 in values.shape:
         raise ShapeError(
             f"values: expected (*batch, time, {len(C)}) = (*batch, time, channel), got "
@@ -60,7 +61,7 @@ def read_evidence(times: Any, values: Any, observation: Any, initial: Gaussian, 
 
 def check_times(times: Any, batch: tuple[int, ...], device: torch.device, argument: str) -> Tensor:
     """Times ``(time,)`` or ``(*batch, time)`` as ``(1 or series, time)``; in any order, NaN anywhere."""
-    times = torch.as_tensor(times, dtype=torch.float64, device=device).detach()
+    times = as_numbers(argument, times, "times (time,) or (*batch, time)", device=device).detach()
     if times.dim() == 0 or times.shape[-1] == 0 or (times.dim() > 1 and tuple(times.shape[:-1]) != batch):
         raise ShapeError(
             f"{argument}: expected (time,) or {_axes(batch, 'time')} with at least one time, "
@@ -133,8 +134,10 @@ def _pair(pair: Any, argument: str, names: str, like: Tensor) -> tuple[Tensor, T
         first, second = pair
     except (TypeError, ValueError) as error:
         raise ShapeError(f"{argument}: expected a pair {names}, got {pair!r}.") from error
-    first, second = (torch.as_tensor(x, dtype=torch.float64, device=like.device) for x in (first, second))
-    return first, second
+    what = f"a pair {names} of numbers"
+    return as_numbers(argument, first, what, device=like.device), as_numbers(
+        argument, second, what, device=like.device
+    )
 
 
 def _check_finite(name: str, x: Tensor) -> None:

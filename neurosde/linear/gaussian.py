@@ -4,10 +4,11 @@ import math
 
 import torch
 
+from neurosde.arguments import as_numbers
 from neurosde.errors import DataError, ShapeError
 from neurosde.linear.transition import apply
 from neurosde.noise import as_seed, chain, normals
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.typing import Any, NamedTuple, Tensor
 
 _SINGULAR = 1e-14  # a pivot below this share of its variance is rounding
 
@@ -36,7 +37,7 @@ class Gaussian(NamedTuple):
     mean: Tensor
     covariance: Tensor
 
-    def push(self, matrix: Tensor, shift: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> "Gaussian":
+    def push(self, matrix: Any, shift: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> "Gaussian":
         """Law of ``matrix x + shift + e`` with ``e ~ N(0, noise)``.
 
         Parameters
@@ -52,20 +53,44 @@ class Gaussian(NamedTuple):
         -------
         Gaussian
             Over ``out``.
-        """
-        covariance = symmetric(matrix @ self.covariance @ matrix.mT + noise)
-        return Gaussian(apply(matrix, self.mean) + shift, covariance)
 
-    def log_density(self, x: Tensor) -> Tensor:
+        Raises
+        ------
+        DataError, ShapeError
+            If the law or the matrix holds no numbers, or they do not fit.
+        """
+        mean, covariance = self._checked()
+        matrix = as_numbers("matrix", matrix, "a matrix (..., out, state)", device=mean.device)
+        if matrix.dim() < 2 or matrix.shape[-1] != mean.shape[-1]:
+            raise ShapeError(
+                f"matrix: expected (..., out, {mean.shape[-1]}) = (..., out, state), got "
+                f"{tuple(matrix.shape)}."
+            )
+        pushed = symmetric(matrix @ covariance @ matrix.mT + noise)
+        return Gaussian(apply(matrix, mean) + shift, pushed)
+
+    def log_density(self, x: Any) -> Tensor:
         """Log-density in nats, ``(*batch)``, of ``x (*batch, state)``; entries that are NaN are left out.
 
         Raises
         ------
         DataError
-            If a covariance is singular in the entries that count.
+            If a covariance is singular in the entries that count, or one of x is infinite.
+        ShapeError
+            If x does not have as many states as the law.
         """
+        law = self._checked()
+        x = as_numbers("x", x, "points (*batch, state)", device=law.mean.device)
+        if x.dim() == 0 or x.shape[-1] != law.mean.shape[-1]:
+            raise ShapeError(
+                f"x: expected (*batch, {law.mean.shape[-1]}) = (*batch, state), got {tuple(x.shape)}."
+            )
+        if bool(x.isinf().any()):
+            raise DataError(
+                f"x{x.isinf().nonzero()[0].tolist()} is infinite; expected numbers, NaN if not seen."
+            )
         seen = ~torch.isnan(x)
-        score = standardise(self, x, seen)
+        score = standardise(law, x, seen)
         if bool(score.singular.any()):
             index = score.singular.nonzero()[0].tolist()
             raise DataError(f"covariance{index} is singular: the law has no density.")
@@ -81,12 +106,25 @@ class Gaussian(NamedTuple):
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ShapeError(f"n: expected a positive number of draws, got {n!r}.")
-        batch, device = self.mean.shape[:-1], self.mean.device
+        mean, covariance = self._checked()
+        batch, device = mean.shape[:-1], mean.device
         draw = torch.arange(n, device=device).reshape(-1, *[1] * len(batch))
         place = torch.arange(math.prod(batch), device=device).reshape(batch)
         key = torch.as_tensor(chain(as_seed(seed), draw, place))
-        z = normals(key, self.mean.shape[-1], torch.float64)
-        return self.mean + apply(square_root(self.covariance), z)
+        z = normals(key, mean.shape[-1], torch.float64)
+        return mean + apply(square_root(covariance), z)
+
+    def _checked(self) -> "Gaussian":
+        """The same law in float64, whose mean and covariance fit: a tuple takes anything."""
+        mean = as_numbers("mean", self.mean, "numbers (*batch, state)")
+        covariance = as_numbers("covariance", self.covariance, "numbers (*batch, state, state)")
+        n = mean.shape[-1] if mean.dim() else 0
+        if n == 0 or covariance.dim() < 2 or covariance.shape[-2:] != (n, n):
+            raise ShapeError(
+                "Gaussian: expected a mean (*batch, state) and a covariance (*batch, state, state), got "
+                f"{tuple(mean.shape)} and {tuple(covariance.shape)}."
+            )
+        return Gaussian(mean, covariance)
 
 
 class Score(NamedTuple):

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from neurosde.arguments import as_numbers
 from neurosde.errors import DataError, ShapeError
 from neurosde.linear import checks, kalman
 from neurosde.linear.checks import Evidence
@@ -75,12 +76,12 @@ class LinearSDE(SDE):
 
     def __init__(self, A: Any, b: Any = None, L: Any = None):
         super().__init__()
-        A = torch.as_tensor(A, dtype=torch.float64)
-        if A.dim() != 2 or A.shape[0] != A.shape[1]:
-            raise ShapeError(f"A: expected (state, state), got {tuple(A.shape)}.")
+        A = as_numbers("A", A, "a matrix (state, state)")
+        if A.dim() != 2 or A.shape[0] != A.shape[1] or not len(A):
+            raise ShapeError(f"A: expected (state, state) of at least one state, got {tuple(A.shape)}.")
         d = A.shape[0]
-        b = torch.zeros(d, dtype=torch.float64) if b is None else torch.as_tensor(b, dtype=torch.float64)
-        L = torch.eye(d, dtype=torch.float64) if L is None else torch.as_tensor(L, dtype=torch.float64)
+        b = torch.zeros(d, dtype=torch.float64) if b is None else as_numbers("b", b, f"a vector ({d},)")
+        L = torch.eye(d, dtype=torch.float64) if L is None else as_numbers("L", L, f"a matrix ({d}, noise)")
         if b.shape != (d,):
             raise ShapeError(f"b: expected ({d},), got {tuple(b.shape)}.")
         if L.dim() != 2 or L.shape[0] != d:
@@ -168,7 +169,7 @@ class LinearSDE(SDE):
         torch.Size([2, 3, 1])
         """
         d = len(self.A)
-        y0 = torch.as_tensor(y0, dtype=torch.float64, device=self.A.device)
+        y0 = as_numbers("y0", y0, f"states (*batch, {d})", device=self.A.device)
         if y0.dim() == 0 or y0.shape[-1] != d or 0 in y0.shape:
             raise ShapeError(f"y0: expected (*batch, {d}) = (*batch, state), got {tuple(y0.shape)}.")
         if not bool(torch.isfinite(y0).all()):
@@ -177,9 +178,13 @@ class LinearSDE(SDE):
         batch = tuple(y0.shape[:-1])
         n = math.prod(batch)
         times = checks.check_clock(ts, batch, y0.device, "ts")
-        keys = torch.arange(n) if series is None else torch.as_tensor(series).reshape(-1)
-        if keys.shape != (n,) or keys.dtype.is_floating_point:
-            raise ShapeError(f"series: expected an integer for each of {n} series, got {tuple(keys.shape)}.")
+        keys = torch.arange(n)
+        if series is not None:
+            keys = as_numbers("series", series, "integer keys, one a series", dtype=None).reshape(-1)
+        if keys.shape != (n,) or keys.dtype.is_floating_point or keys.is_complex():
+            raise ShapeError(
+                f"series: expected an integer for each of {n} series, got {tuple(keys.shape)} {keys.dtype}."
+            )
         moments = (times.nan_to_num() + 0.0).view(torch.int64)  # -0.0 and 0.0 are one time
         key = chain(as_seed(seed), keys.to(y0.device, torch.int64).unsqueeze(-1), moments)
         Phi, m, Q = self._steps(times)

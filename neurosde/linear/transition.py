@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from neurosde.errors import DataError
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.arguments import as_numbers
+from neurosde.errors import DataError, ShapeError
+from neurosde.typing import Any, NamedTuple, Tensor
 
 # Terms of the series. With |A| times the step at most 1/2 what is left out is below 1/19! of the first term.
 _TERMS = 18
@@ -29,7 +30,7 @@ class Transition(NamedTuple):
     Q: Tensor
 
 
-def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor) -> Transition:
+def linear_transition(A: Any, b: Any, L: Any, duration: Any) -> Transition:
     """Exact transition of ``dX = (A X + b) dt + L dW`` over one or many durations.
 
     ``Phi = e^{A tau}``, ``m = int_0^tau e^{A s} b ds``, ``Q = int_0^tau e^{A s} L L' e^{A' s} ds``: their
@@ -55,7 +56,9 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
     Raises
     ------
     DataError
-        If a duration is negative or not finite, or the transition leaves the finite numbers.
+        If an entry is not finite, a duration is negative, or the transition leaves the finite numbers.
+    ShapeError
+        If A, b and L do not fit each other.
 
     Examples
     --------
@@ -65,8 +68,8 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
     >>> linear_transition(A, b, L, torch.tensor([0.0, 1.0, 50.0])).Q.flatten()
     tensor([0.0000, 0.4323, 0.5000], dtype=torch.float64)
     """
-    A, b, L = (x.to(torch.float64) for x in (A, b, L))
-    tau = torch.as_tensor(duration, dtype=torch.float64, device=A.device)
+    A, b, L = _fitting(A, b, L)
+    tau = as_numbers("duration", duration, "lengths of time", device=A.device)
     bad = ~(torch.isfinite(tau) & (tau >= 0))
     if bool(bad.any()):
         index = bad.nonzero()[0].tolist()
@@ -95,6 +98,25 @@ def linear_transition(A: Tensor, b: Tensor, L: Tensor, duration: float | Tensor)
                 "take less time."
             )
     return Transition(Phi, m, 0.5 * (Q + Q.mT))
+
+
+def _fitting(A: Any, b: Any, L: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients in float64, whose shapes fit."""
+    A = as_numbers("A", A, "a matrix (state, state)")
+    n = A.shape[0] if A.dim() else 0
+    b, L = as_numbers("b", b, f"a vector ({n},)"), as_numbers("L", L, f"a matrix ({n}, noise)")
+    for name, x, fits, wanted in (
+        ("A", A, n > 0 and A.shape == (n, n), "(state, state) of at least one state"),
+        ("b", b, b.shape == (n,), f"({n},)"),
+        ("L", L, L.dim() == 2 and L.shape[0] == n, f"({n}, noise)"),
+    ):
+        if not fits:
+            raise ShapeError(f"{name}: expected {wanted}, got {tuple(x.shape)}.")
+        bad = ~torch.isfinite(x.detach())
+        if bool(bad.any()):
+            index = bad.nonzero()[0].tolist()
+            raise DataError(f"{name}: expected finite entries, entry {index} is {x[tuple(index)].item()}.")
+    return A, b, L
 
 
 def apply(matrix: Tensor, x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from neurosde.calculus import derivative
 from neurosde.errors import DataError, ShapeError
 from neurosde.noise import AbstractNoise, BrownianPath, FreshNoise, StepNoise, as_seed, chain, normals
-from neurosde.sde import SDE, Field, RunningCost, diffuse
+from neurosde.sde import SDE, Field, diffuse
 from neurosde.solve.stepper import Step
-from neurosde.typing import Any, NamedTuple, NoiseType, Sequence, Tensor
+from neurosde.typing import Any, NamedTuple, NoiseType, Tensor
 
 _EXIT = 107  # reserved level of the key
 
@@ -257,15 +257,14 @@ def crossing_share(near: Tensor, far: Tensor, variance: Tensor, square: Tensor, 
 
 
 def absorber_of(
-    absorbing: Any, noise: AbstractNoise, series: Tensor | None, t0: Tensor, y0: Tensor,
-    running: Sequence[RunningCost],
-) -> Absorber:  # fmt: skip
+    absorbing: Any, noise: AbstractNoise, series: Tensor | None, t0: Tensor, y0: Tensor
+) -> Absorber:
     """Check an absorbing set where the solve starts, and key its draws like the noise.
 
     Raises
     ------
     DataError, ShapeError
-        If it is none, or its distance or a running cost does not have the shape that is needed.
+        If it is none, or its distance does not have the shape that is needed.
     """
     if not isinstance(absorbing, AbsorbingSet):
         raise DataError(f"absorbing: expected an AbsorbingSet(distance), got {absorbing!r}.")
@@ -279,6 +278,10 @@ def absorber_of(
             raise ShapeError(
                 f"absorbing: distance: expected (series,) = ({n},) or (series, barrier), got {got}; {why}."
             )
+        if not d.dtype.is_floating_point:
+            raise DataError(
+                f"absorbing: distance: expected floating point numbers, which have a gradient, got {d.dtype}."
+            )
         if bool(d.isnan().any()):
             bad = int(d.reshape(n, -1).isnan().any(-1).nonzero()[0])
             raise DataError(
@@ -290,14 +293,6 @@ def absorber_of(
             raise ShapeError(
                 f"absorbing: distance: that of series 0 depends on others, shape {tuple(d.shape)}; {why}."
             )
-    with torch.no_grad():
-        for cost in running:
-            rate = None if cost.c is None else cost.c(own, y0)
-            if rate is not None and rate.shape != (n,):
-                raise ShapeError(
-                    f"running: {cost.name!r}: expected a rate (series,) = ({n},), got {tuple(rate.shape)}; "
-                    f"with exits {why}."
-                )
     seed, keys = absorbing.seed, torch.arange(n, device=y0.device) if series is None else series.to(y0.device)
     if isinstance(noise, BrownianPath | StepNoise | FreshNoise):
         seed = noise.seed if seed is None else seed

@@ -49,6 +49,8 @@ FIXED_DEFAULTS: tuple[AbstractStepper, ...] = (
     EulerMaruyama(),
     Heun(),
 )
+# ExponentialShARK is not among these: its error is that of the drift beside the linear part, which a linear
+# SDE has not, so that what long steps do to noise would not be seen, whatever the tolerance
 ADAPTIVE_DEFAULTS: tuple[AbstractStepper, ...] = (QUICSORT(), ShARK(), Heun(), SRK())
 
 

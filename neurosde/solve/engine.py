@@ -1,14 +1,15 @@
 """The loop over blocks of time steps: noise, failures, recomputation and what is kept."""
 
 import dataclasses
+import reprlib
 import sys
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from neurosde.errors import ShapeError
+from neurosde.errors import DataError, ShapeError
 from neurosde.noise import AbstractNoise
-from neurosde.sde import SDE
+from neurosde.sde import SDE, RunningCost
 from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.march import (
@@ -25,7 +26,7 @@ from neurosde.solve.march import (
 )
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.typing import Any, NamedTuple, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
 _SECTION = 2**18  # increments that are drawn at once: a MiB or two, however long the solve
@@ -81,8 +82,8 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
     first = 0
     while first < grid.length:
         rows, after, last = runner.steps(state, first, picker)
-        if not is_finite(after.y):
-            # what once left the finite numbers does not come back: the last state tells
+        if not is_finite(row(after)):
+            # what once left the finite numbers does not come back: the last state, or cost, tells
             rows, after, last, failed_at = runner.careful_steps(state, first, failed_at)
         picker.take(rows, last - len(rows) + 1)
         state, first = after, last
@@ -311,30 +312,77 @@ class Picker:
         return torch.where(lost.unsqueeze(-1), torch.nan, rows) if bool(lost.any()) else rows
 
 
-def noise_channels(sde: SDE, t: Tensor, y: Tensor) -> int:
-    """Number of noise channels, from one look at the diffusion where the noise type leaves it open."""
-    if sde.noise_type == "diagonal":
-        return y.shape[-1]
-    if sde.noise_type == "scalar":
-        return 1
-    return sde.diffusion(t, y[:1]).shape[-1] if t.dim() == 0 else sde.diffusion(t[:1], y[:1]).shape[-1]
-
-
-def look(sde: SDE, t: Tensor, y: Tensor, n_noise: int) -> bool:
-    """Check the shapes of the fields at the start, and tell whether a gradient flows through them.
+def look(sde: SDE, t: Tensor, y: Tensor) -> tuple[int, bool]:
+    """Check what the fields give at the start; tell the noise channels, and whether a gradient flows.
 
     Raises
     ------
     ShapeError
         If a field does not have the shape that the noise type declares.
+    DataError
+        If it is no tensor, or of a dtype that the states cannot be stepped with.
     """
-    f, g = sde.drift_and_diffusion(t, y)
-    wanted = tuple(y.shape) if sde.noise_type == "diagonal" else (*y.shape, n_noise)
-    if tuple(f.shape) != tuple(y.shape):
-        raise ShapeError(f"sde: drift: expected (series, state) = {tuple(y.shape)}, got {tuple(f.shape)}.")
-    if tuple(g.shape) != wanted:
-        axes = "(series, state)" if sde.noise_type == "diagonal" else "(series, state, noise)"
-        raise ShapeError(
-            f"sde: diffusion: expected {axes} = {wanted} for {sde.noise_type} noise, got {tuple(g.shape)}."
+    fields, diagonal = sde.drift_and_diffusion(t, y), sde.noise_type == "diagonal"
+    if not isinstance(fields, tuple | list) or len(fields) != 2:
+        raise DataError(f"sde: drift_and_diffusion: expected a pair of tensors, got {reprlib.repr(fields)}.")
+    f, g = fields
+    _check_field("drift", f, y, tuple(y.shape), "(series, state)", "")
+    n_noise, axes = y.shape[-1], "(series, state)"
+    if not diagonal:
+        several = sde.noise_type != "scalar" and isinstance(g, Tensor) and g.dim() > 0
+        n_noise, axes = g.shape[-1] if several else 1, "(series, state, noise)"
+    wanted = tuple(y.shape) if diagonal else (*y.shape, n_noise)
+    _check_field("diffusion", g, y, wanted, axes, f" for {sde.noise_type} noise")
+    if not diagonal and g.dtype != y.dtype:
+        raise DataError(
+            f"sde: diffusion: expected the dtype of the states, {y.dtype}, for it is multiplied with noise "
+            f"of that dtype; got {g.dtype}. Return diffusion.to(y)."
         )
-    return f.requires_grad or g.requires_grad
+    return n_noise, f.requires_grad or g.requires_grad
+
+
+def _check_field(name: str, field: Any, y: Tensor, wanted: tuple[int, ...], axes: str, noise: str) -> None:
+    if not isinstance(field, Tensor):
+        raise DataError(
+            f"sde: {name}: expected a tensor {axes} = {wanted}{noise}, got {reprlib.repr(field)} of type "
+            f"{type(field).__name__}; a constant c is torch.full_like(y, c)."
+        )
+    if tuple(field.shape) != wanted:
+        raise ShapeError(f"sde: {name}: expected {axes} = {wanted}{noise}, got {tuple(field.shape)}.")
+    if field.dtype == torch.bool or torch.promote_types(field.dtype, y.dtype) != y.dtype:
+        raise DataError(
+            f"sde: {name}: expected the dtype of the states, {y.dtype}, got {field.dtype}, which the states "
+            f"would turn into; return {name}.to(y), or give y0 in that dtype."
+        )
+
+
+@torch.no_grad()
+def look_at_costs(running: tuple[RunningCost, ...], t: Tensor, y: Tensor, n_noise: int) -> None:
+    """Check what the running costs give at the start.
+
+    Raises
+    ------
+    ShapeError
+        If it is no tensor with one entry a series (and one a noise channel, of an integrand).
+    DataError
+        If it is complex.
+    """
+    why = "; with exits or adaptive steps t is (series, 1), so write t.squeeze(-1)" if t.dim() else ""
+    for cost in running:
+        for field, kind, axes in (
+            (cost.c, "a rate", "(series,)"),
+            (cost.h, "an integrand", "(series, noise)"),
+        ):
+            if field is None:
+                continue
+            wanted, value = (len(y),) if kind == "a rate" else (len(y), n_noise), field(t, y)
+            if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
+                got = tuple(value.shape) if isinstance(value, Tensor) else reprlib.repr(value)
+                raise ShapeError(
+                    f"running: {cost.name!r}: expected {kind} {axes} = {wanted}, got {got}; one that is the "
+                    f"same for all is written with expand{why}."
+                )
+            if value.is_complex():
+                raise DataError(
+                    f"running: {cost.name!r}: expected {kind} of real numbers, got {value.dtype}."
+                )

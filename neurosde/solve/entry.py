@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
+import reprlib
 import warnings
+from collections.abc import Iterable
 
 import torch
 
+from neurosde.arguments import as_count, as_numbers
 from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.noise import AbstractNoise
+from neurosde.noise.steps import as_series
 from neurosde.sde import SDE, RunningCost, as_sde
 from neurosde.solve import engine
 from neurosde.solve.absorbing import AbsorbingSet, absorber_of
@@ -16,8 +20,9 @@ from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.compiling import MODES, Compile
 from neurosde.solve.controller import ConstantStep, PIController
 from neurosde.solve.gradients import GRADIENTS, Gradient, take_penalised
-from neurosde.solve.grid import check_dt, check_times, make_grid
+from neurosde.solve.grid import as_times, check_dt, check_times, make_grid
 from neurosde.solve.heun import ReversibleHeun
+from neurosde.solve.linear_part import check_linear_part
 from neurosde.solve.march import Model
 from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.shared_clock import SharedSearch
@@ -77,7 +82,8 @@ def solve(
         torchsde Brownian motion. By default as ``seed`` says.
     dt
         Longest step, a number or one a series ``(*batch,)``; intervals between times are divided evenly. By
-        default a hundredth of each series' span.
+        default a hundredth of each series' span; of a :class:`~neurosde.LinearSDE` the whole interval, for
+        its steps are exact in law, unless costs or an absorbing set are followed along them.
     seed
         With a seed, each series follows the Brownian path of (seed, series key), the same at every ``dt`` and
         tolerance. Without one, fresh noise is drawn, which is quicker.
@@ -130,21 +136,23 @@ def solve_with_carry(
 ) -> tuple[Solution, Carry]:
     """Do what :func:`solve` does, from and to what the stepper carries beside the state."""
     y0, batch = _check_state(y0)
-    ts = torch.as_tensor(ts, dtype=torch.float64)  # a list of times would be float32
+    ts = as_times(ts)
     own_clock = ts.dim() > 1
     if own_clock and tuple(ts.shape[:-1]) != batch:
         raise ShapeError(f"ts: expected (time,) or {(*batch, 'time')}, got {tuple(ts.shape)}.")
     times = check_times(ts.reshape(len(y0), -1) if own_clock else ts, len(y0), y0.device)
     _check_words(gradient=(options.gradient, GRADIENTS), compile=(options.compile, MODES))
     adaptive = _is_adaptive(options.controller, options.dt, own_clock)
+    as_count("max_steps", options.max_steps)
+    _check_penalty(options.penalty)
     prepared, costs, penalty = as_sde(sde).prepared(), _check_running(options.running), options.penalty
     stepper = _stepper(options, prepared, adaptive or penalty is not None)
     model = Model(prepared, stepper, costs, penalty if penalty and penalty.sample == "all" else None)
     t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
-    shape = (len(y0), engine.noise_channels(prepared, t0, y0))
-    flows = torch.is_grad_enabled() and (engine.look(prepared, t0, y0, shape[1]) or y0.requires_grad)
-    keys = None if options.series is None else torch.as_tensor(options.series).reshape(-1)
+    n_noise, flows = _look(model, options, t0, y0)
+    shape, flows = (len(y0), n_noise), torch.is_grad_enabled() and (flows or y0.requires_grad)
+    keys = _check_keys(options.series, len(y0), y0.device)
     given = (options.noise, options.seed, keys, stepper)
     if isinstance(options.controller, PIController):
         shared = options.controller.whole_batch
@@ -166,7 +174,7 @@ def solve_with_carry(
             replay = engine.Problem(model, noise, grid, options.compile, carry)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
-        grid = make_grid(times, check_dt(options.dt, times))
+        grid = make_grid(times, check_dt(options.dt, times, 1 if _is_exact(stepper, options) else 100))
         noise = choose_noise(*given, grid, shape, y0.dtype)
         model = _until_exit(model, options, noise, keys, t0, y0)
         problem = engine.Problem(model, noise, grid, options.compile, carry)
@@ -180,7 +188,7 @@ def _until_exit(
     """The model with its absorbing set, if there is one."""
     if options.absorbing is None:
         return model
-    absorber = absorber_of(options.absorbing, noise, keys, t0, y0, model.running)
+    absorber = absorber_of(options.absorbing, noise, keys, t0, y0)
     if options.gradient in ("reversible", "adjoint"):
         raise DataError(
             "absorbing: an exit cannot be undone, so its gradient needs the steps; use gradient='checkpoint'."
@@ -223,6 +231,24 @@ def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
     return True
 
 
+def _look(model: Model, options: Options, t0: Tensor, y0: Tensor) -> tuple[int, bool]:
+    """Check what fields and costs give at the start, at times of the shape that they will be asked for."""
+    rows, controller = t0.expand(len(y0), 1), options.controller
+    own = isinstance(controller, PIController) and not controller.whole_batch and len(y0) > 1
+    n_noise, flows = engine.look(model.sde, rows if own else t0, y0)
+    exits = options.absorbing is not None
+    engine.look_at_costs(model.running, rows if own or exits else t0, y0, n_noise)
+    if model.stepper.needs_decay:
+        check_linear_part(model.sde, t0.flatten()[0], y0.shape[-1])
+    return n_noise, flows
+
+
+def _is_exact(stepper: AbstractStepper, options: Options) -> bool:
+    """Whether more steps would change nothing in law: not costs, exits, or an adjoint solved along them."""
+    alone = not options.running and options.absorbing is None and options.gradient != "adjoint"
+    return math.isinf(stepper.weak_order) and alone
+
+
 def _lay_out(
     outcome: engine.Outcome, times: Tensor, model: Model, batch: tuple[int, ...], own_clock: bool
 ) -> Solution:
@@ -251,7 +277,7 @@ def _lay_out(
 
 def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:
     """Initial states as (series, state), and the caller's batch axes."""
-    y0 = torch.as_tensor(y0)
+    y0 = as_numbers("y0", y0, "a tensor of states (*batch, state)", dtype=None)
     if y0.dim() == 0 or 0 in y0.shape:
         raise ShapeError(
             f"y0: expected (*batch, state) with at least one series and state, got {tuple(y0.shape)}."
@@ -265,9 +291,26 @@ def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:
     return y0.reshape(math.prod(batch), y0.shape[-1]), batch
 
 
-def _check_running(running: Sequence[RunningCost]) -> tuple[RunningCost, ...]:
-    costs = tuple(running)
+def _check_running(running: Any) -> tuple[RunningCost, ...]:
+    costs = tuple(running) if isinstance(running, Iterable) else (running,)
+    if isinstance(running, RunningCost) or not all(isinstance(cost, RunningCost) for cost in costs):
+        raise DataError(f"running: expected a list of RunningCost(...), got {reprlib.repr(running)}.")
     names = [cost.name for cost in costs]
     if len(set(names)) < len(names):
         raise DataError(f"running: expected distinct names, got {names}.")
     return costs
+
+
+def _check_penalty(penalty: Any) -> None:
+    if penalty is not None and not isinstance(penalty, StepPenalty):
+        raise DataError(f"penalty: expected a StepPenalty(...) or None, got {penalty!r}.")
+
+
+def _check_keys(series: Any, n_series: int, device: torch.device) -> Tensor | None:
+    if series is None:
+        return None
+    what = "integer keys, one a series; neurosde.noise.series_keys makes keys of any ids"
+    keys = as_numbers("series", series, what, dtype=None).reshape(-1)
+    if keys.is_complex():
+        raise DataError(f"series: expected {what}, got {keys.dtype}.")
+    return as_series(keys, n_series, device)

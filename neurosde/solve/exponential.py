@@ -99,7 +99,8 @@ class ExponentialShARK(AbstractStepper):
     ``dg = g(t + h) - g``, ``phi1, phi2`` at ``x = D h``, I as in :class:`ExponentialEuler`. The weights are
     those of Cox & Matthews (2002) on the stages of Foster, dos Reis & Strange 2023 (arXiv 2210.17543, eq.
     6.1), and tend to ShARK's as ``x -> 0``. Strong order 3/2 and weak order 2 for additive noise in either
-    calculus; exact in law where :class:`ExponentialEuler` is. The error estimate is that of the drift.
+    calculus; exact in law where :class:`ExponentialEuler` is. The error estimate is that of the rest of the
+    drift: a controller that follows it does not see what long steps do to the noise.
 
     Examples
     --------

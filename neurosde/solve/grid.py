@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from neurosde.arguments import as_numbers
 from neurosde.errors import DataError, ShapeError
 from neurosde.typing import Any, Tensor
 
@@ -35,6 +36,11 @@ class TimeGrid(NamedTuple):
         return self.times.shape[-1] - 1
 
 
+def as_times(ts: Any, device: torch.device | None = None) -> Tensor:
+    """Times in float64; a list of them would be float32."""
+    return as_numbers("ts", ts, "a tensor or a list of times, (time,) or (*batch, time)", device=device)
+
+
 def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     """Requested times in float64, checked.
 
@@ -59,7 +65,7 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     DataError
         If a time is infinite, missing before the last one, or not after the one before.
     """
-    ts = torch.as_tensor(ts, dtype=torch.float64, device=device).detach()
+    ts = as_times(ts, device).detach()
     if ts.dim() not in (1, 2) or ts.shape[-1] == 0 or (ts.dim() == 2 and ts.shape[0] != n_series):
         raise ShapeError(
             f"ts: expected (time,) or ({n_series}, time) with at least one time, got {tuple(ts.shape)}."
@@ -84,8 +90,22 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
     return ts
 
 
-def check_dt(dt: Any, ts: Tensor) -> Tensor:
-    """Step length in float64; by default a hundredth of the span of the requested times, series by series.
+def check_dt(dt: Any, ts: Tensor, n_default: int = 100) -> Tensor:
+    """Step length in float64; by default a part of the span of the requested times, series by series.
+
+    Parameters
+    ----------
+    dt
+        A number, one a series, or None.
+    ts
+        Checked times, ``(time,)`` or ``(series, time)``.
+    n_default
+        How many such steps the span has by default; 1 leaves one to each interval between times.
+
+    Returns
+    -------
+    Tensor
+        ``()`` or ``(series,)``.
 
     Raises
     ------
@@ -95,11 +115,8 @@ def check_dt(dt: Any, ts: Tensor) -> Tensor:
     last = torch.nan_to_num(ts, nan=-math.inf).amax(-1)
     span = last - ts[..., 0]
     if dt is None:
-        return torch.where(span > 0, span / 100, 1.0)
-    try:
-        dt = torch.as_tensor(dt, dtype=torch.float64, device=ts.device).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"dt: expected a number or one a series, got {dt!r}.") from error
+        return torch.where(span > 0, span / n_default, 1.0)
+    dt = as_numbers("dt", dt, "a number or one a series", device=ts.device).detach()
     if dt.dim() > 0 and dt.shape != span.shape:
         raise ShapeError(
             f"dt: expected a number or one a series {tuple(span.shape)}, got shape {tuple(dt.shape)}."

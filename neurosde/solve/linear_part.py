@@ -145,6 +145,24 @@ def linear_part(sde: SDE, t: Tensor, h: Tensor) -> AbstractLinearPart:
     return MatrixPart(h, D)
 
 
+def check_linear_part(sde: SDE, t: Tensor, n_state: int) -> None:
+    """Check the linear part that an SDE declares, at one time ``()``.
+
+    Raises
+    ------
+    ShapeError
+        If it is neither a tensor of rates nor a matrix for that many states.
+    """
+    D = sde.decay(t)
+    rates = isinstance(D, Tensor) and D.dim() < 2 and D.numel() in (1, n_state)
+    if not rates and not (isinstance(D, Tensor) and tuple(D.shape) == (n_state, n_state)):
+        got = tuple(D.shape) if isinstance(D, Tensor) else f"{D!r} of type {type(D).__name__}"
+        raise ShapeError(
+            f"sde: decay(t): expected rates (state,) or a matrix (state, state), a tensor for {n_state} "
+            f"states, got {got}."
+        )
+
+
 def _matrix(sde: SDE, t: Tensor) -> Tensor:
     D = sde.decay(t)
     assert D is not None  # it was a matrix at the first time

@@ -3,9 +3,8 @@
 import dataclasses
 import enum
 
-import torch
-
-from neurosde.errors import SolveError
+from neurosde.arguments import as_numbers
+from neurosde.errors import ShapeError, SolveError
 from neurosde.typing import Tensor
 
 
@@ -25,8 +24,9 @@ class Status(enum.IntEnum):
 
 _SENTENCES = {
     Status.SUCCESS: "reached its last requested time.",
-    Status.NOT_FINITE: "left the finite numbers: the drift or the diffusion blew up; take smaller steps, a "
-    "stabler stepper, or check the SDE at that state. Its states from there on are NaN.",
+    Status.NOT_FINITE: "left the finite numbers: the drift, the diffusion or a running cost blew up; take "
+    "smaller steps, a stabler stepper, or check the SDE and its costs at that state. Its states from there "
+    "on are NaN.",
     Status.MAX_STEPS: "needed more steps than max_steps allows; raise it or loosen the tolerances. Its "
     "states from there on are NaN.",
     Status.STEP_TOO_SMALL: "needed a step shorter than the leaves of its Brownian path; loosen the "
@@ -93,10 +93,15 @@ class Solution:
         ------
         SolveError
             If the time was not requested, or the series have times of their own.
+        DataError, ShapeError
+            If it is not one number.
         """
         if self.ts.dim() != 1:
             raise SolveError("evaluate: each series has its own times; index ys instead.")
-        hit = (self.ts == torch.as_tensor(t, dtype=torch.float64, device=self.ts.device)).nonzero().flatten()
+        t = as_numbers("t", t, "one of the requested times", device=self.ts.device)
+        if t.dim():
+            raise ShapeError(f"t: expected one of the requested times, got shape {tuple(t.shape)}.")
+        hit = (self.ts == t).nonzero().flatten()
         if not len(hit):
             raise SolveError(
                 f"evaluate: {float(t)!r} is not one of the requested times; solve again with it among "

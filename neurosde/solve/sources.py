@@ -81,11 +81,19 @@ class ForeignNoise(AbstractNoise):
             return BrownianIncrement(dt, times.new_zeros(0, *self.shape))
         if self.levy == "none":
             return BrownianIncrement(
-                dt, torch.stack([self.motion(a, b) for a, b in itertools.pairwise(times)])
+                dt, torch.stack([self._checked(self.motion(a, b)) for a, b in itertools.pairwise(times)])
             )
         pairs = [self.motion(a, b, return_U=True) for a, b in itertools.pairwise(times)]
-        W, U = (torch.stack(part) for part in zip(*pairs, strict=True))
+        W, U = (torch.stack([self._checked(x) for x in part]) for part in zip(*pairs, strict=True))
         return BrownianIncrement(dt, W, U / dt[:, None, None].to(U) - 0.5 * W)  # U is the integral of W
+
+    def _checked(self, increment: Any) -> Tensor:
+        if not isinstance(increment, Tensor) or tuple(increment.shape) != self.shape:
+            got = tuple(increment.shape) if isinstance(increment, Tensor) else repr(increment)
+            raise ShapeError(
+                f"noise: expected a motion that gives (series, noise) = {self.shape}, got {got}."
+            )
+        return increment
 
 
 def choose_noise(
@@ -121,12 +129,23 @@ def choose_noise(
                 f"noise: expected an increment a step, {(grid.length, *shape)}, got {tuple(noise.shape)}; "
                 "the steps are those that dt makes of ts."
             )
-        noise = GivenNoise(BrownianIncrement(grid.times.diff(), noise.to(dtype)))
+        noise = GivenNoise(BrownianIncrement(grid.times.diff(), _check_increments(noise).to(dtype)))
     elif not isinstance(noise, AbstractNoise):
         if not callable(noise):
             raise DataError(f"noise: expected a source, increments or a torchsde motion, got {noise!r}.")
         noise = ForeignNoise(cast(Motion, noise), shape)
     return check_source(noise, seed, stepper, shape)
+
+
+def _check_increments(noise: Tensor) -> Tensor:
+    """Refuse increments that are no real numbers."""
+    if noise.is_complex():
+        raise DataError(f"noise: expected real increments, got {noise.dtype}.")
+    bad = ~torch.isfinite(noise.detach())
+    if bool(bad.any()):
+        index = bad.nonzero()[0].tolist()
+        raise DataError(f"noise{index} is {noise[tuple(index)].item()!r}; expected finite increments.")
+    return noise
 
 
 def choose_path(

@@ -1,16 +1,22 @@
 """torchsde's entry points on this backend: change the import and nothing else."""
 
+import math
+import numbers
+import reprlib
 import warnings
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 
 from neurosde.errors import DataError, ShapeError, SolveError
-from neurosde.sde import SDE, ForeignSDE, as_sde, divergence_cost
+from neurosde.sde import SDE, Field, ForeignSDE, as_names, as_sde, divergence_cost
 from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.controller import PIController
 from neurosde.solve.entry import Options, solve_with_carry
 from neurosde.solve.euler import EulerMaruyama
 from neurosde.solve.gradients import Gradient
+from neurosde.solve.grid import as_times
 from neurosde.solve.heun import EulerHeun, Heun, ReversibleHeun
 from neurosde.solve.log_ode import LogODE, Midpoint
 from neurosde.solve.milstein import Milstein
@@ -19,6 +25,7 @@ from neurosde.solve.runge_kutta import SRA1
 from neurosde.solve.stepper import AbstractStepper
 from neurosde.typing import Any, Mapping, NamedTuple, Sequence, Tensor
 
+_DT = 1e-3  # torchsde's default
 METHODS: dict[str, type[AbstractStepper]] = {
     "euler": EulerMaruyama,
     "milstein": Milstein,
@@ -38,7 +45,7 @@ def sdeint(
     ts: Any,
     bm: Any = None,
     method: str | None = None,
-    dt: float = 1e-3,
+    dt: float = _DT,
     adaptive: bool = False,
     rtol: float = 1e-5,
     atol: float = 1e-4,
@@ -69,7 +76,7 @@ def sdeint(
     method
         A name of torchsde's; by default torchsde's own choice.
     dt
-        Longest step; the first one if adaptive.
+        Longest step; the first one if adaptive. The default is one step of times that span less.
     adaptive, rtol, atol
         Whether the steps of the whole batch follow an estimated error, and its tolerances.
     dt_min
@@ -118,7 +125,7 @@ def sdeint_adjoint(
     bm: Any = None,
     method: str | None = None,
     adjoint_method: str | None = None,
-    dt: float = 1e-3,
+    dt: float = _DT,
     adaptive: bool = False,
     adjoint_adaptive: bool = False,
     rtol: float = 1e-5,
@@ -203,29 +210,33 @@ def _integrate(
         raise ShapeError(
             f"y0: expected a tensor (series, state), got {getattr(y0, 'shape', type(y0).__name__)}."
         )
-    ts, names = _as_times(ts), dict(names or {})
+    ts, names = as_times(ts), as_names(names)
     prior_name = names.pop("prior_drift", "h")
     model = as_sde(sde, names)
     if tensors is not None:
-        model = ForeignSDE(model, tensors=tuple(tensors))
+        model = ForeignSDE(model, tensors=_as_parameters(tensors))
     running = ()
     if logqp:
         prior = getattr(sde, prior_name, None)
-        if prior is None:
+        if not callable(prior):
             raise DataError(f"logqp: {type(sde).__name__} has no method {prior_name!r} for the prior drift.")
-        running = (divergence_cost(model, prior, name="logqp"),)
+        running = (divergence_cost(model, cast(Field, prior), name="logqp"),)
     stepper = _stepper(call, model)
     controller = None
     if call.adaptive is not None:
-        rtol, atol, dt_min = call.adaptive
+        rtol, atol, dt_min = (
+            _as_real(*pair) for pair in zip(("rtol", "atol", "dt_min"), call.adaptive, strict=True)
+        )
         controller = PIController(rtol, atol, first=call.dt, shortest=dt_min, whole_batch=True)
-    dt = None if controller else call.dt
+    dt = None if controller else _one_step_at_least(call.dt, ts)
     options = Options(stepper, controller, call.bm, dt, running=running, gradient=gradient)
-    solution, carry = solve_with_carry(model, y0, ts, options, _to_carry(call.extra_solver_state))
+    carries = isinstance(stepper, ReversibleHeun)  # the other methods hand on nothing, as in torchsde
+    carry = _to_carry(call.extra_solver_state, y0) if carries else None
+    solution, carry = solve_with_carry(model, y0, ts, options, carry)
     parts = [solution.ys.transpose(0, 1)]
     if logqp:
         parts.append(solution.running["logqp"].diff().transpose(0, 1))
-    return (*parts, _from_carry(carry)) if extra else tuple(parts) if logqp else parts[0]
+    return (*parts, _from_carry(carry) if carries else ()) if extra else tuple(parts) if logqp else parts[0]
 
 
 def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
@@ -236,7 +247,7 @@ def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
     if method is None:
         ito = "euler" if sde.noise_type == "general" else "srk"
         method = ito if sde.sde_type == "ito" else "midpoint"
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise DataError(f"method: expected one of {', '.join(METHODS)}, got {method!r}.")
     if method == "srk" and sde.noise_type == "additive":
         stepper: AbstractStepper = SRA1()
@@ -252,20 +263,47 @@ def _stepper(call: _Call, sde: SDE) -> AbstractStepper:
         raise DataError(f"method: {method!r} does not fit; {error}") from error
 
 
-def _as_times(ts: Any) -> Tensor:
-    try:
-        return torch.as_tensor(ts, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"ts: expected a tensor or a list of numbers, (time,), got {ts!r}.") from error
+def _one_step_at_least(dt: Any, ts: Tensor) -> Any:
+    """The step, but torchsde's default is one step of times that span less."""
+    span = float(ts.max() - ts.min()) if ts.numel() else 0.0
+    return span if isinstance(dt, float) and dt == _DT and 0 < span < dt else dt
 
 
-def _to_carry(state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+def _as_real(name: str, value: Any) -> float:
+    """A tolerance or the shortest step, under torchsde's name for it."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not (math.isfinite(number) and number >= 0):
+        kind = "length of time" if name == "dt_min" else "tolerance"
+        raise DataError(f"{name}: expected a finite {kind} >= 0, got {value!r}.")
+    return number
+
+
+def _as_parameters(tensors: Any) -> tuple[Tensor, ...]:
+    """Tensors that were named to get a gradient."""
+    listed = isinstance(tensors, Iterable) and not isinstance(tensors, Tensor)
+    known = tuple(tensors) if listed else ()
+    if not listed or not all(isinstance(x, Tensor) for x in known):
+        raise DataError(f"adjoint_params: expected a list of tensors, got {reprlib.repr(tensors)}.")
+    return known
+
+
+def _to_carry(state: Any, y0: Tensor) -> tuple[Tensor, ...] | None:
     """Turn around: torchsde hands on (f, g, z), this backend (z, f, g)."""
-    if state and len(state) != 3:
+    if state is None or state == ():
+        return None
+    whole = isinstance(state, tuple | list) and len(state) == 3 and all(isinstance(x, Tensor) for x in state)
+    if not whole:
         raise DataError(
-            f"extra_solver_state: expected what extra=True gave, the tensors (f, g, z), got {len(state)}."
+            "extra_solver_state: expected what extra=True gave, the tensors (f, g, z), got "
+            f"{reprlib.repr(state)}."
         )
-    return (state[2], state[0], state[1]) if state else None
+    f, g, z = state
+    if f.shape != y0.shape or z.shape != y0.shape or g.shape[:2] != y0.shape:
+        raise ShapeError(
+            f"extra_solver_state: expected tensors (f, g, z) whose axes start with (series, state) = "
+            f"{tuple(y0.shape)}, got {tuple(f.shape)}, {tuple(g.shape)} and {tuple(z.shape)}."
+        )
+    return (z, f, g)
 
 
 def _from_carry(carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -20,7 +20,8 @@ class LinearTransition(AbstractStepper):
     to the regression on them (a partial isometry does it; see :mod:`neurosde.linear.flow`). So the joint law
     of W and the end of the step is exact whatever h and A, and solves with different steps follow one path
     with strong order 3. The noise of H and K must reach every state, ``rank [L, A L] = state``: any
-    invertible L, and positions whose velocities are driven.
+    invertible L, and positions whose velocities are driven. Without ``dt``, ``solve`` takes one step for each
+    interval between requested times.
 
     Raises
     ------
@@ -32,9 +33,9 @@ class LinearTransition(AbstractStepper):
     >>> import torch, neurosde as nsde
     >>> from neurosde.solve import LinearTransition
     >>> oscillator = nsde.LinearSDE([[0.0, 1.0], [-4.0, -0.5]], L=[[0.0], [1.0]])
-    >>> ys = nsde.solve(oscillator, torch.zeros(5, 2), [0.0, 10.0], dt=10.0, stepper=LinearTransition()).ys
-    >>> ys.shape  # one step
-    torch.Size([5, 2, 2])
+    >>> solution = nsde.solve(oscillator, torch.zeros(5, 2), [0.0, 10.0], stepper=LinearTransition())
+    >>> solution.ys.shape, solution.stats["accepted"]  # one step
+    (torch.Size([5, 2, 2]), tensor([1, 1, 1, 1, 1]))
     """
 
     sde_types = ("ito", "stratonovich")

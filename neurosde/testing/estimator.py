@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import pickle
 import random
 import tempfile
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -22,8 +24,9 @@ from neurosde import estimators
 from neurosde.errors import CheckpointError, NotConvergedError
 from neurosde.files import fingerprint
 from neurosde.testing.case import Case, Check, finite, fitted, numbered, refused, require, same
+from neurosde.training import TrainingOptions
 from neurosde.training.weights import Weights
-from neurosde.typing import Any
+from neurosde.typing import Any, Callable
 
 __all__ = ["estimator_checks"]
 
@@ -290,10 +293,15 @@ def _early_stopping(case: Case) -> None:
 def _checkpoint(case: Case) -> None:
     """A fit with checkpoints equals one without, and goes on after Ctrl-C bit for bit."""
     case.need("checkpoint")
-    expected = case.ask(case.fit())
+    whole, n_whole = _counting_updates(case.fit)
+    expected = case.ask(whole)
     with tempfile.TemporaryDirectory() as folder:
-        _fit_broken(case, case.make(checkpoint=folder), KeyboardInterrupt)
-        same(case.ask(case.fit(checkpoint=folder)), expected)
+        with _checkpoints_at_every_report(case):
+            broken_off = case.make(checkpoint=folder)
+            _fit_broken(case, broken_off, KeyboardInterrupt, when=lambda _: any(Path(folder).iterdir()))
+        resumed, n_resumed = _counting_updates(lambda: case.fit(checkpoint=folder))
+        same(case.ask(resumed), expected)
+        require(n_resumed < n_whole, "the fit after Ctrl-C began anew; its checkpoint was not read")
         same(case.ask(case.fit(checkpoint=folder)), expected)
 
 
@@ -315,13 +323,20 @@ def _refuses(case: Case, name: str, value: Any) -> None:
     require(not fitted(estimator), f"{name}={value!r} left {fitted(estimator)} behind")
 
 
-def _fit_broken(case: Case, estimator: Any, error: type[BaseException], seed: int = 0) -> None:
-    """Fit with an error at the second update of the weights; the check does not apply where there is none."""
-    step, calls = torch.optim.AdamW.step, []
+def _fit_broken(
+    case: Case,
+    estimator: Any,
+    error: type[BaseException],
+    seed: int = 0,
+    when: Callable[[int], bool] = lambda update: update == 2,
+) -> None:
+    """Fit with an error at an update of the weights; the check does not apply where none is ever due."""
+    step, calls, raised = torch.optim.AdamW.step, [], []
 
     def broken(optimizer: torch.optim.AdamW, *args: Any) -> Any:
         calls.append(optimizer)
-        if len(calls) == 2:
+        if when(len(calls)):
+            raised.append(error)
             raise error
         return step(optimizer, *args)
 
@@ -330,6 +345,30 @@ def _fit_broken(case: Case, estimator: Any, error: type[BaseException], seed: in
             estimator.fit(*case.data(seed))
         except error:
             return
-    if len(calls) < 2:
-        raise unittest.SkipTest("a fit makes fewer than 2 gradient updates")
+    if not raised:
+        raise unittest.SkipTest("a fit makes too few gradient updates to be broken off")
     raise AssertionError(f"{error.__name__} was swallowed")
+
+
+def _counting_updates(fit: Callable[[], Any]) -> tuple[Any, int]:
+    """A fitted estimator, and how many updates of the weights it took."""
+    step, calls = torch.optim.AdamW.step, []
+
+    def counted(optimizer: torch.optim.AdamW, *args: Any) -> Any:
+        calls.append(optimizer)
+        return step(optimizer, *args)
+
+    with mock.patch.object(torch.optim.AdamW, "step", counted):
+        return fit(), len(calls)
+
+
+@contextlib.contextmanager
+def _checkpoints_at_every_report(case: Case) -> Iterator[None]:
+    """Let fits write every checkpoint: the usual ten seconds outlast the quick fits of a check."""
+    own = type(case.estimator)._training_options
+
+    def options(estimator: Any, **overrides: Any) -> TrainingOptions:
+        return dataclasses.replace(own(estimator, **overrides), checkpoint_every=0.0)
+
+    with mock.patch.object(type(case.estimator), "_training_options", options):
+        yield

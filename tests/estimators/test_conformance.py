@@ -489,6 +489,19 @@ def test_the_check_rejects_a_broken_estimator(check, forecaster, series_maker):
     assert not isinstance(caught.value, unittest.SkipTest)
 
 
+@pytest.mark.parametrize("every", [0.0, 10.0])
+def test_the_resume_check_meets_a_checkpoint_whatever_the_interval(
+    every, forecaster, series_maker, monkeypatch
+):
+    """A quick fit ends before the usual ten seconds; beginning anew is no resuming, for all it is exact."""
+    check = {check.number: check for check in series_checks()}[21]
+    case = series_case(type(forecaster)(random_state=0, checkpoint_every=every), series_maker)
+    check(case)
+    monkeypatch.setattr("neurosde.training.checkpoints.Checkpoint.read", lambda self, path=None: None)
+    with pytest.raises(AssertionError, match="began anew; its checkpoint was not read"):
+        check(case)
+
+
 def test_the_suite_reports_every_failure_with_its_check(forecaster, series_maker):
     cls = broken_class(44, forecaster)
     with pytest.raises(ExceptionGroup, match="Broken fails 1 of 37 checks") as caught:
