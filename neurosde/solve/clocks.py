@@ -1,4 +1,4 @@
-"""One attempt at an adaptive step on every clock at once: pure functions of tensors, compiled or as they are."""
+"""One attempt at an adaptive step on every clock at once: pure functions of tensors, which compile."""
 
 import torch
 
@@ -232,7 +232,8 @@ def _until_exit(
     model: Model, now: Clocks, after: Clocks, step: Step, ahead: Tensor, accepted: Tensor
 ) -> Clocks:
     """The clocks after a step, in the course of which some series may have left."""
-    assert model.absorbing is not None and now.exits is not None
+    assert model.absorbing is not None
+    assert now.exits is not None
     alive, draws = now.exits[0].isinf(), model.absorbing.draws(step.t, ahead.dtype)
     meeting = model.absorbing.meet(model.sde, step, now.y, ahead, draws, alive)
     exited, end = meeting.exited & accepted, step.t + meeting.share * step.h
