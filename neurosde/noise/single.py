@@ -64,7 +64,7 @@ class SingleStack:
     def __init__(self, path: BrownianPath):
         self.path = path
         self.first = Interval(0, 0, 0.0, path.root())
-        self._waiting: list[Scaled] = [self.first.record] * (path.levels + 1)
+        self._waiting: list[Scaled] = [self.first.record] * (path.deepest + 1)
 
     def propose(self, pending: Interval, longest: float | Tensor, target: float | Tensor) -> Candidate:
         """Next step: no longer than asked for, ending on the target where that is near."""

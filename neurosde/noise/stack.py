@@ -64,7 +64,7 @@ class DyadicStack:
         n_clocks = path.shape[0]
         self.path, self.n_clocks = path, n_clocks
         root = path.root()
-        self._waiting = each(lambda x: x.new_zeros(path.levels + 1, *x.shape), root)
+        self._waiting = each(lambda x: x.new_zeros(path.deepest + 1, *x.shape), root)
         zero = torch.zeros(n_clocks, dtype=torch.int64, device=path.series.device)
         self.first = Pending(zero, zero, zero.to(torch.float64), root)
 
@@ -125,7 +125,7 @@ class DyadicStack:
     def _next(self, pending: Pending) -> Pending:
         """What lies behind: the right half put aside at the level of the interval's lowest zero bit."""
         behind = pending.index + 1
-        zeros = _trailing_zeros(behind, self.path.levels)
+        zeros = _trailing_zeros(behind, self.path.deepest)
         level = (pending.level - zeros).clamp(min=0)
         clocks = torch.arange(self.n_clocks, device=level.device)
         record = each(lambda x: x[level, clocks], self._waiting)
