@@ -4,7 +4,7 @@ import torch
 
 from neurosde.errors import DataError, ShapeError
 from neurosde.noise.keys import as_seed, chain, mixed_heads, mixed_rows
-from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, difference, interpolate
+from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, cut
 from neurosde.noise.steps import AbstractNoise, as_levy, as_series, as_shape, steps_first, with_area
 from neurosde.noise.tree import Tree
 from neurosde.typing import Tensor
@@ -208,8 +208,7 @@ class BrownianPath(AbstractNoise):
         """Cut leaves ``(series, noise)`` at fractions p ``(series or 1, 1)``; parts in units of the span."""
         count = self._leaves().to(leaf.W.dtype)
         unit = _rescale(leaf, count)
-        part = interpolate(unit, p, self.node_normals(_LEAF, index))
-        rest = difference(part, p, unit, torch.ones_like(p))
+        part, rest = cut(unit, p, self.node_normals(_LEAF, index))
         return _rescale(part, 1 / count), _rescale(rest, 1 / count)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from neurosde.noise.records import Scaled, difference, each, interpolate, join, split
+from neurosde.noise.records import Scaled, cut, each, join, split
 from neurosde.typing import Tensor
 
 
@@ -87,8 +87,7 @@ def _of_integrals(index: Tensor, p: Tensor, size: Tensor, n_parts: int) -> tuple
         halves = _halves(normal, n_parts)
         end = _behind(gap, _covered(halves, low, t[:n]), t[:n] - low)
         start = _before(_covered(halves, s[:n], one), 1 - s[:n], behind[:n])
-        left = _in_leaf(fraction, normal, n_parts)
-        right = difference(left, fraction, each(torch.zeros_like, left), torch.ones_like(fraction))
+        left, right = _cut_leaf(fraction, normal, n_parts)
         last = _behind(ahead[n], each(lambda part: part[1:], left), t[n])
         first = _before(each(lambda part: part[:-1], right), 1 - s[n], behind[n])
         for table, nodes, leaf in ((from_start, start, first), (from_end, end, last)):
@@ -171,8 +170,8 @@ def _before(record: Scaled, length: Tensor, gap: Tensor) -> Scaled:
     return join(record, length, each(torch.zeros_like, record), gap)
 
 
-def _in_leaf(p: Tensor, normal: int, n_parts: int) -> Scaled:
-    """Record of the left part of a unit leaf with one normal at 1, all else at 0."""
+def _cut_leaf(p: Tensor, normal: int, n_parts: int) -> tuple[Scaled, Scaled]:
+    """Records of both parts of a unit leaf with one normal at 1, all else at 0."""
     nothing = [torch.zeros_like(p) for _ in range(n_parts)] + [None] * (3 - n_parts)
     z = torch.eye(n_parts, dtype=torch.float64, device=p.device)[normal]
-    return interpolate(Scaled(*nothing), p, z)  # pyright: ignore[reportArgumentType]
+    return cut(Scaled(*nothing), p, z)  # pyright: ignore[reportArgumentType]
