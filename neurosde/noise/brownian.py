@@ -134,10 +134,7 @@ class BrownianPath(AbstractNoise):
         shared = u.dim() == 1
         u = u.unsqueeze(-1) if shared else u.transpose(0, 1).contiguous()
         dt = steps_first(torch.diff(times)).to(self.dtype)
-        root = torch.sqrt(self._span).to(self.dtype)
-        root = root.unsqueeze(-1) if root.dim() else root
-        parts = self._tree(self.dtype).steps(u, shared)
-        increment = BrownianIncrement(dt, *(root * part for part in self._channels(parts)))
+        increment = BrownianIncrement(dt, *self._scaled(self._tree(self.dtype).steps(u, shared)))
         if self.levy != "area":
             return increment
         start, end = (part.view(torch.int64) for part in (u[:-1], u[1:]))
@@ -145,6 +142,16 @@ class BrownianPath(AbstractNoise):
 
     def _tree(self, dtype: torch.dtype) -> Tree:
         return Tree(self._heads, self._columns, self.levels, RICHNESS[self.levy], dtype, self.is_compiled)
+
+    def _scaled(self, z: Tensor) -> list[Tensor]:
+        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span."""
+        root = torch.sqrt(self._span).to(z.dtype)
+        root = root.view(-1, 1, 1) if root.dim() else root
+        if RICHNESS[self.levy] > 1:
+            return [(root * part.unsqueeze(-1)).squeeze(-1) for part in z.unbind(1)]
+        W = z.new_empty(len(z), *z.shape[2:], 2)
+        torch.mul(z.permute(0, 2, 3, 1), root, out=W)  # lanes become channels in the same pass
+        return [W.flatten(2)[..., : self.shape[1]].contiguous()]
 
     def _channels(self, z: Tensor) -> list[Tensor]:
         """Integrals ``(node, series, noise)`` of lanes, which are pairs of channels where W is alone."""
