@@ -1,12 +1,10 @@
 """A Brownian path that is a pure function of its seed."""
 
-import math
-
 import torch
 
 from neurosde.errors import DataError, ShapeError
 from neurosde.noise.keys import as_seed, chain, mixed_heads, mixed_rows
-from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, difference, interpolate
+from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, cut
 from neurosde.noise.steps import AbstractNoise, as_levy, as_series, as_shape, steps_first, with_area
 from neurosde.noise.tree import Tree
 from neurosde.typing import Tensor
@@ -38,8 +36,9 @@ class BrownianPath(AbstractNoise):
         the richest one that any of them needs. "area" is the path of "space-time" with an approximate Levy
         area for each query, keyed by its ends.
     tol
-        Length of the tree's leaves, rounded down to the span over a power of two. Two times inside one leaf
-        would not have their joint law, so closer queries are refused. By default the span over ``2**16``.
+        Length of the tree's leaves, or one a series ``(series,)``, rounded down to the series' span over a
+        power of two. Two times inside one leaf would not have their joint law, so closer queries are refused.
+        By default the span over ``2**16``. Times that are no multiples of a leaf move a little with it.
     series
         int64 keys of the series, ``(series,)``; by default the row number.
     dtype, device
@@ -70,7 +69,7 @@ class BrownianPath(AbstractNoise):
         *,
         seed: int | None,
         levy: Levy = "none",
-        tol: float | None = None,
+        tol: float | Tensor | None = None,
         series: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -90,8 +89,9 @@ class BrownianPath(AbstractNoise):
             raise DataError(
                 f"t1: expected every end after its start; series {bad} spans {float(self._span.min())}."
             )
-        self.levels = _levels(float(self._span.max()), tol)
-        self._heads = mixed_heads(self.seed, [_ROOT, *range(self.levels), _LEAF]).to(self.series.device)
+        self.levels = _levels(self._span, tol)  # (series,) where they differ
+        self.deepest = int(self.levels.max()) if isinstance(self.levels, Tensor) else self.levels
+        self._heads = mixed_heads(self.seed, [_ROOT, *range(self.deepest), _LEAF]).to(self.series.device)
         self.exact = torch.float64 if n_parts > 1 else self.dtype  # W alone keeps its digits in float32
 
     def _end(self, name: str, value: float | Tensor) -> Tensor:
@@ -134,10 +134,7 @@ class BrownianPath(AbstractNoise):
         shared = u.dim() == 1
         u = u.unsqueeze(-1) if shared else u.transpose(0, 1).contiguous()
         dt = steps_first(torch.diff(times)).to(self.dtype)
-        root = torch.sqrt(self._span).to(self.dtype)
-        root = root.unsqueeze(-1) if root.dim() else root
-        parts = self._tree(self.dtype).steps(u, shared)
-        increment = BrownianIncrement(dt, *(root * part for part in self._channels(parts)))
+        increment = BrownianIncrement(dt, *self._scaled(self._tree(self.dtype).steps(u, shared)))
         if self.levy != "area":
             return increment
         start, end = (part.view(torch.int64) for part in (u[:-1], u[1:]))
@@ -149,7 +146,17 @@ class BrownianPath(AbstractNoise):
         return self._columns
 
     def _tree(self, dtype: torch.dtype) -> Tree:
-        return Tree(self._heads, self._columns, RICHNESS[self.levy], dtype, self.is_compiled)
+        return Tree(self._heads, self._columns, self.levels, RICHNESS[self.levy], dtype, self.is_compiled)
+
+    def _scaled(self, z: Tensor) -> list[Tensor]:
+        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span."""
+        root = torch.sqrt(self._span).to(z.dtype)
+        root = root.view(-1, 1, 1) if root.dim() else root
+        if RICHNESS[self.levy] > 1:
+            return [(root * part.unsqueeze(-1)).squeeze(-1) for part in z.unbind(1)]
+        W = z.new_empty(len(z), *z.shape[2:], 2)
+        torch.mul(z.permute(0, 2, 3, 1), root, out=W)  # lanes become channels in the same pass
+        return [W.flatten(2)[..., : self.shape[1]].contiguous()]
 
     def _channels(self, z: Tensor) -> list[Tensor]:
         """Integrals ``(node, series, noise)`` of lanes, which are pairs of channels where W is alone."""
@@ -172,16 +179,22 @@ class BrownianPath(AbstractNoise):
                 f"got {float(times.min())} to {float(times.max())}."
             )
         u = u.clamp(0.0, 1.0)
-        gaps, size = torch.diff(u), 2.0**self.levels
+        gaps, size = torch.diff(u), self._leaves()
         inside_one_leaf = (gaps > 0) & (torch.floor(u[..., 1:] * size) == torch.floor(u[..., :-1] * size))
         inside_one_leaf &= (u[..., :-1] * size).frac() > 0
         if bool((gaps < 0).any()) or bool(inside_one_leaf.any()):
             bad = ((gaps < 0) | inside_one_leaf).nonzero()[0].tolist()
+            levels = int(self.levels[bad[0]]) if isinstance(self.levels, Tensor) else self.levels
             raise DataError(
                 f"times: step {bad} is {float(gaps[tuple(bad)]):.3g} of the span; expected increasing times "
-                f"at least 2**-{self.levels} of it apart. Pass a smaller tol to BrownianPath."
+                f"at least 2**-{levels} of it apart. Pass a smaller tol to BrownianPath."
             )
         return u
+
+    def _leaves(self) -> Tensor:
+        """How many leaves the tree of each series has, float64 ``(1,)`` or ``(series, 1)``."""
+        levels = torch.as_tensor(self.levels, dtype=torch.float64, device=self.series.device)
+        return torch.exp2(levels).unsqueeze(-1)
 
     def node_normals(self, level: int | Tensor, index: int | Tensor) -> Tensor:
         """Normals ``(series, noise, integral)`` of one node, or of one a series, int64 ``(series,)``."""
@@ -205,23 +218,37 @@ class BrownianPath(AbstractNoise):
 
     def cut_leaf(self, leaf: Scaled, index: int | Tensor, p: Tensor) -> tuple[Scaled, Scaled]:
         """Cut leaves ``(series, noise)`` at fractions p ``(series or 1, 1)``; parts in units of the span."""
-        h = 2.0**-self.levels
-        unit = _rescale(leaf, 1 / h)
-        part = interpolate(unit, p, self.node_normals(_LEAF, index))
-        rest = difference(part, p, unit, torch.ones_like(p))
-        return _rescale(part, h), _rescale(rest, h)
+        count = self._leaves().to(leaf.W.dtype)
+        unit = _rescale(leaf, count)
+        part, rest = cut(unit, p, self.node_normals(_LEAF, index))
+        return _rescale(part, 1 / count), _rescale(rest, 1 / count)
 
 
-def _rescale(record: Scaled, c: float) -> Scaled:
+def _rescale(record: Scaled, c: Tensor) -> Scaled:
     """Record of the interval c times as long, by Brownian scaling."""
-    H = None if record.H is None else record.H * c**1.5
-    K = None if record.K is None else record.K * c**2.5
-    return Scaled(record.W * c**0.5, H, K)
+    root = c.sqrt()
+    H = None if record.H is None else record.H * (c * root)
+    K = None if record.K is None else record.K * (c * c * root)
+    return Scaled(record.W * root, H, K)
 
 
-def _levels(span: float, tol: float | None) -> int:
+def _levels(span: Tensor, tol: float | Tensor | None) -> int | Tensor:
+    """Depth of the trees: one number, or int64 ``(series,)`` where they differ."""
     if tol is None:
         return DEFAULT_LEVELS
-    if not (math.isfinite(tol) and tol > 0):
+    length = torch.as_tensor(tol, dtype=torch.float64, device=span.device)
+    if length.dim() and length.shape != span.shape:
+        raise ShapeError(
+            f"tol: expected a number or one a series that has ends of its own, {tuple(span.shape)}, "
+            f"got {tuple(length.shape)}."
+        )
+    if not bool((length.isfinite() & (length > 0)).all()):
         raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
-    return min(max(1, math.ceil(math.log2(span / tol))), _MAX_LEVELS)
+    levels = powers_within(span / length).clamp(1, _MAX_LEVELS)
+    return levels if bool((levels != levels.min()).any()) else int(levels.min())
+
+
+def powers_within(ratio: Tensor) -> Tensor:
+    """Least whole power of two that a positive number does not exceed, int64; no logarithm that may round."""
+    mantissa, exponent = torch.frexp(ratio)
+    return exponent.to(torch.int64) - (mantissa == 0.5).to(torch.int64)

@@ -129,8 +129,7 @@ def normals(
     pair = _spread_tensor(torch.arange(n_pairs, device=key.device))
     flat = key.reshape(-1)
     if compiled:
-        word = (_mix(flat).unsqueeze(-1) ^ pair).view(-1)  # one long axis, which fills the processor's lanes
-        return _compiled_pass()(word, dtype).view(*key.shape, 2 * n_pairs)[..., :n_channels]
+        return _compiled_normals(_mix(flat), n_channels, dtype).view(*key.shape, n_channels)
     out = torch.empty(len(flat), n_pairs, 2, dtype=dtype, device=key.device)
     rows = max(1, _BLOCK // n_pairs) if key.device.type == "cpu" else max(1, len(flat))
     for first in range(0, len(flat), rows):
@@ -138,17 +137,70 @@ def normals(
     return out.view(*key.shape, 2 * n_pairs)[..., :n_channels]
 
 
-def _pass(word: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normals of unmixed words as one expression, for the compiler; eager code goes block by block."""
+def step_normals(
+    seed: int, series: Tensor, step: Tensor, n_channels: int, dtype: torch.dtype, *, compiled: bool
+) -> tuple[Tensor, Tensor]:
+    """Normals ``(step, series, channel)`` of the keys ``chain(seed, series, step)``, and these keys.
+
+    Compiled, the chain is mixed in one pass too: eager passes over it would cost half of what the normals do.
+    """
+    if not compiled:
+        key = torch.as_tensor(chain(chain(seed, series), step.unsqueeze(-1)))
+        return normals(key, n_channels, dtype), key
+    head = torch.tensor(_signed(_mix_int(seed)), device=series.device)
+    key, mixed = _compiled_chain()(head, series, step.unsqueeze(-1))
+    return _compiled_normals(mixed.view(-1), n_channels, dtype).view(*key.shape, n_channels), key
+
+
+def _compiled_normals(mixed: Tensor, n_channels: int, dtype: torch.dtype) -> Tensor:
+    """Normals ``(key, channel)`` of flat keys that have been mixed once more."""
+    n_pairs = (n_channels + 1) // 2
+    pair = _spread_tensor(torch.arange(n_pairs, device=mixed.device))
+    out = torch.empty(len(mixed), n_pairs, 2, dtype=dtype, device=mixed.device)
+    rows = max(1, 2 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
+    word = torch.empty(min(rows, len(mixed)), n_pairs, dtype=torch.int64, device=mixed.device)
+    for first in range(0, len(mixed), rows):
+        some = mixed[first : first + rows].unsqueeze(-1)
+        torch.bitwise_xor(some, pair, out=word[: len(some)])
+        # one long axis, which fills the processor's lanes
+        some_out = out[first : first + rows].view(-1, 2)
+        some_out = some_out.view(torch.int64).view(-1) if dtype == torch.float32 else some_out
+        _compiled_pass()(word[: len(some)].view(-1), some_out)
+    return out.view(len(mixed), 2 * n_pairs)[:, :n_channels]
+
+
+def _chain_pass(head: Tensor, series: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys of series and steps on a seed that has been mixed, and the same mixed once more."""
+    key = _mix(_mix(_mix(head ^ _spread_tensor(series))) ^ _spread_tensor(step))
+    return key, _mix(key)
+
+
+@functools.cache
+def _compiled_chain() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Compiled form of :func:`_chain_pass`, made when first asked for."""
+    return torch.compile(_chain_pass, dynamic=True, fullgraph=True)
+
+
+def _pass(word: Tensor, out: Tensor) -> None:
+    """Write the normals of unmixed words, for the compiler; eager code goes pass by pass.
+
+    They go to float64 ``(word, 2)``, or, two float32 in each, to int64 ``(word,)``, to be stored as vectors.
+    """
+    dtype = torch.float64 if out.dtype == torch.float64 else torch.float32
     word = _mix(word)
     upper, lower = (word >> 32).to(torch.int32) & _POSITIVE, word.to(torch.int32)
     radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
     angle = lower.to(dtype) * (math.pi * 2.0**-31)
-    return torch.stack((angle.cos() * radius, angle.sin() * radius), dim=-1)
+    first, second = angle.cos() * radius, angle.sin() * radius
+    if dtype == torch.float64:
+        out.copy_(torch.stack((first, second), dim=-1))
+    else:
+        first, second = (part.view(torch.int32).to(torch.int64) for part in (first, second))
+        out.copy_((second << 32) | (first & 0xFFFFFFFF))
 
 
 @functools.cache
-def _compiled_pass() -> Callable[[Tensor, torch.dtype], Tensor]:
+def _compiled_pass() -> Callable[[Tensor, Tensor], None]:
     """Compiled form of :func:`_pass`, made when first asked for: the compiler takes seconds to import."""
     return torch.compile(_pass, dynamic=True)
 

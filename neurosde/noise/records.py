@@ -141,6 +141,39 @@ def split(parent: Scaled, h: float | Tensor, z: Tensor) -> tuple[Scaled, Scaled]
     return Scaled(0.5 * W + lean, H_mean + swing, K_left), Scaled(0.5 * W - lean, H_mean - swing, K_right)
 
 
+def mirrored(record: Scaled) -> Scaled:
+    """Record of the interval walked backwards."""
+    return record._replace(H=None if record.H is None else -record.H)
+
+
+def cut(parent: Scaled, p: Tensor, z: Tensor) -> tuple[Scaled, Scaled]:
+    """Cut a unit interval at a fraction of it: the shorter part is drawn, the longer one is what is left.
+
+    A short part by difference would lose its digits, first of all those of K; so a cut behind the middle is
+    one before it, walked backwards. The signs of the normals are such that the path is the same on both sides
+    of the middle.
+
+    Parameters
+    ----------
+    parent
+        Record of the unit interval.
+    p
+        Fraction in (0, 1), broadcast against the integrals.
+    z
+        Standard normals, one a stored integral along the last axis.
+    """
+    late = p > 0.5
+    short, sign = torch.minimum(p, 1 - p), torch.where(late, -1.0, 1.0).to(z).unsqueeze(-1)
+    sign = torch.cat((sign, torch.ones_like(sign), sign), dim=-1)[..., : z.shape[-1]]
+    whole = each(lambda a, b: torch.where(late, b, a), parent, mirrored(parent))
+    drawn = interpolate(whole, short, sign * z)
+    left = difference(drawn, short, whole, torch.ones_like(short))
+    return (
+        each(lambda a, b: torch.where(late, b, a), drawn, mirrored(left)),
+        each(lambda a, b: torch.where(late, b, a), left, mirrored(drawn)),
+    )
+
+
 def interpolate(parent: Scaled, p: Tensor, z: Tensor) -> Scaled:
     """Record of the left part ``[0, p]`` of a unit interval given the whole (Foster 2020, theorem 6.1.4).
 
@@ -149,7 +182,8 @@ def interpolate(parent: Scaled, p: Tensor, z: Tensor) -> Scaled:
     parent
         Record of the unit interval.
     p
-        Fraction in (0, 1), broadcast against the integrals.
+        Fraction in (0, 1), broadcast against the integrals. Towards 1 the factor of the covariance loses its
+        digits: see :func:`cut`.
     z
         Standard normals, one a stored integral along the last axis.
     """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from neurosde.noise.records import Scaled, difference, each, interpolate, join, split
+from neurosde.noise.records import Scaled, cut, each, join, split
 from neurosde.typing import Tensor
 
 
@@ -35,16 +35,27 @@ class Shares(NamedTuple):
     motion: Tensor | None
 
 
-def make_shares(u: Tensor, levels: int, n_parts: int) -> Shares:
-    """Shares of the nodes' normals in the steps between times ``(time, clock)``, fractions of the span."""
-    index, p = _lattice(u, levels)
-    size = torch.exp2(-torch.arange(levels + 1, dtype=torch.float64, device=u.device)).view(-1, 1, 1)
-    shares = _of_motion(index, p, size) if n_parts == 1 else _of_integrals(index, p, size, n_parts)
+def make_shares(u: Tensor, levels: int | Tensor, n_parts: int) -> Shares:
+    """Shares of the nodes' normals in the steps between times ``(time, clock)``, fractions of the span.
+
+    Levels are one number or one a clock, int64 ``(clock,)``; the rows of the deepest tree are all there, and
+    clocks of a shallower one have no share in what lies below their own leaves.
+    """
+    count, below = _counts(u, levels)
+    index, p = _lattice(u, count)
+    size = 1 / count
+    if n_parts == 1:
+        start, end, motion = _of_motion(index, p, size)
+    else:
+        start, end, motion = _of_integrals(index, p, size, n_parts)
+    if below is not None:
+        start, end = (share.masked_fill(below, 0.0) for share in (start, end))
+        motion = None if motion is None else motion.masked_fill(below, 0.0)
     root = _of_root(u, n_parts).unsqueeze(2)
     index = torch.cat((torch.zeros_like(index[:1]), index)).to(torch.int64)
-    motion = None if shares[2] is None else torch.cat((u.unsqueeze(0), shares[2]))
-    from_start = torch.cat((torch.zeros_like(root), shares[0]), dim=2)
-    return Shares(index, from_start, torch.cat((root, shares[1]), dim=2), motion)
+    motion = None if motion is None else torch.cat((u.unsqueeze(0), motion))
+    start = torch.cat((torch.zeros_like(root), start), dim=2)
+    return Shares(index, start, torch.cat((root, end), dim=2), motion)
 
 
 def _of_motion(index: Tensor, p: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,8 +87,7 @@ def _of_integrals(index: Tensor, p: Tensor, size: Tensor, n_parts: int) -> tuple
         halves = _halves(normal, n_parts)
         end = _behind(gap, _covered(halves, low, t[:n]), t[:n] - low)
         start = _before(_covered(halves, s[:n], one), 1 - s[:n], behind[:n])
-        left = _in_leaf(fraction, normal, n_parts)
-        right = difference(left, fraction, each(torch.zeros_like, left), torch.ones_like(fraction))
+        left, right = _cut_leaf(fraction, normal, n_parts)
         last = _behind(ahead[n], each(lambda part: part[1:], left), t[n])
         first = _before(each(lambda part: part[:-1], right), 1 - s[n], behind[n])
         for table, nodes, leaf in ((from_start, start, first), (from_end, end, last)):
@@ -98,9 +108,20 @@ def _of_root(u: Tensor, n_parts: int) -> Tensor:
     return torch.stack(pieces, dim=1)
 
 
-def _lattice(u: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def _counts(u: Tensor, levels: int | Tensor) -> tuple[Tensor, Tensor | None]:
+    """Nodes of each level, the leaves last, ``(row, 1, clock or 1)``, and which rows a clock's tree lacks."""
+    deepest = levels if isinstance(levels, int) else int(levels.max())
+    row = torch.arange(deepest + 1, device=u.device).view(-1, 1, 1)
+    if isinstance(levels, int):
+        return torch.exp2(row.to(u.dtype)), None
+    row = row.repeat(1, 1, len(levels))
+    below = row >= levels
+    row[-1], below[-1] = levels, False
+    return torch.exp2(row.to(u.dtype)), below
+
+
+def _lattice(u: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """Node of each level, the leaves last, that a time lies in, and where in it; both float64."""
-    count = torch.exp2(torch.arange(levels + 1, dtype=torch.float64, device=u.device)).view(-1, 1, 1)
     x = u * count
     index = torch.minimum(torch.floor(x), count - 1)  # the very end belongs to the last node
     return index, x - index
@@ -149,8 +170,8 @@ def _before(record: Scaled, length: Tensor, gap: Tensor) -> Scaled:
     return join(record, length, each(torch.zeros_like, record), gap)
 
 
-def _in_leaf(p: Tensor, normal: int, n_parts: int) -> Scaled:
-    """Record of the left part of a unit leaf with one normal at 1, all else at 0."""
+def _cut_leaf(p: Tensor, normal: int, n_parts: int) -> tuple[Scaled, Scaled]:
+    """Records of both parts of a unit leaf with one normal at 1, all else at 0."""
     nothing = [torch.zeros_like(p) for _ in range(n_parts)] + [None] * (3 - n_parts)
     z = torch.eye(n_parts, dtype=torch.float64, device=p.device)[normal]
-    return interpolate(Scaled(*nothing), p, z)  # pyright: ignore[reportArgumentType]
+    return cut(Scaled(*nothing), p, z)  # pyright: ignore[reportArgumentType]

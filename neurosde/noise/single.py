@@ -65,7 +65,7 @@ class SingleStack:
     def __init__(self, path: BrownianPath):
         self.path = path
         self.first = Interval(0, 0, 0.0, each(torch.Tensor.contiguous, path.root()))
-        self._waiting: list[Scaled] = [self.first.record] * (path.levels + 1)
+        self._waiting: list[Scaled] = [self.first.record] * (path.deepest + 1)
 
     def propose(self, pending: Interval, longest: float, goal: float, call: Call | None = None) -> Candidate:
         """Next step: no longer than asked for, ending on the goal where that is near.

@@ -14,8 +14,8 @@ class Pending(NamedTuple):
 
     Parameters
     ----------
-    level, index
-        Node of the tree, int64, ``(clock,)``.
+    level, place
+        Node of the tree: its level, and its number there, int64, ``(clock,)``.
     start
         Where the interval starts, as a fraction of the span, float64, ``(clock,)``: the node's start, or a
         time inside a leaf.
@@ -24,18 +24,18 @@ class Pending(NamedTuple):
     """
 
     level: Tensor
-    index: Tensor
+    place: Tensor
     start: Tensor
     record: Scaled
 
     @property
     def end(self) -> Tensor:
         """Where the interval ends, as a fraction of the span."""
-        return (self.index + 1) * torch.exp2(-self.level.to(torch.float64))
+        return (self.place + 1) * torch.exp2(-self.level.to(torch.float64))
 
     def is_whole(self) -> Tensor:
         """Whether a clock stands at the start of its node, and not inside a leaf."""
-        return self.start == self.index * torch.exp2(-self.level.to(torch.float64))
+        return self.start == self.place * torch.exp2(-self.level.to(torch.float64))
 
 
 class Proposal(NamedTuple):
@@ -78,7 +78,7 @@ class DyadicStack:
     def __init__(self, path: BrownianPath, n_clocks: int):
         self.path = path
         root, n_series = each(torch.Tensor.contiguous, path.root()), path.shape[0]
-        self.waiting = each(lambda x: x.new_zeros(path.levels + 1, *x.shape), root)
+        self.waiting = each(lambda x: x.new_zeros(path.deepest + 1, *x.shape), root)
         self.series = torch.arange(n_series, device=path.series.device)
         zero = torch.zeros(n_clocks, dtype=torch.int64, device=path.series.device)
         self.first = Pending(zero, zero.clone(), zero.to(torch.float64), root)
@@ -147,18 +147,18 @@ class DyadicStack:
 
     def children(self, pending: Pending) -> tuple[Scaled, Scaled]:
         """Both halves of each node."""
-        z = self.path.node_normals(pending.level, pending.index)
+        z = self.path.node_normals(pending.level, pending.place)
         return split(pending.record, torch.exp2(-pending.level.to(z.dtype)).unsqueeze(-1), z)
 
     def _halve(self, pending: Pending, mask: Tensor) -> Pending:
         """Put the right half aside and keep the left, where the mask says so."""
         left, right = self.children(pending)
         self.put_aside(pending.level + 1, right, mask)
-        return _mix(mask, Pending(pending.level + 1, pending.index * 2, pending.start, left), pending)
+        return _mix(mask, Pending(pending.level + 1, pending.place * 2, pending.start, left), pending)
 
     def put_aside(self, level: Tensor, record: Scaled, mask: Tensor) -> None:
         """Store right halves in place: entries deeper than what is pending are free to be written over."""
-        rows = level.clamp(max=self.path.levels).expand(len(self.series))
+        rows = level.clamp(max=self.path.deepest).expand(len(self.series))
         for waiting, part in zip(self.waiting, record, strict=True):
             if waiting is not None and part is not None:
                 there = rows, self.series
@@ -166,7 +166,7 @@ class DyadicStack:
 
     def _next(self, pending: Pending) -> Pending:
         """What lies behind: the right half put aside at the level of the interval's lowest zero bit."""
-        behind = pending.index + 1
+        behind = pending.place + 1
         zeros = torch.minimum(_trailing_zeros(behind), pending.level)
         level = pending.level - zeros
         rows = level.expand(len(self.series))
@@ -188,7 +188,7 @@ def go_down(
     stack.put_aside(pending.level + 1, right, mask & ~beyond)
     down = Pending(
         pending.level + 1,
-        2 * pending.index + beyond.to(torch.int64),
+        2 * pending.place + beyond.to(torch.int64),
         torch.where(beyond, middle, pending.start),
         _pick(beyond, right, left),
     )
@@ -202,9 +202,9 @@ def cut_leaf(
     """Cut leaves at times inside them, with the leaf's own key."""
     h = torch.exp2(-leaf.level.to(torch.float64))
     p = torch.where(inside, (target - leaf.start) / h, 0.5).to(leaf.record.W.dtype).unsqueeze(-1)
-    part, rest = stack.path.cut_leaf(leaf.record, leaf.index, p)
+    part, rest = stack.path.cut_leaf(leaf.record, leaf.place, p)
     longer = join(total, covered.unsqueeze(-1), part, p * h.unsqueeze(-1))
-    cut = Pending(leaf.level, leaf.index, torch.where(inside, target, leaf.start), rest)
+    cut = Pending(leaf.level, leaf.place, torch.where(inside, target, leaf.start), rest)
     return _pick(inside, longer, total), _mix(inside, cut, leaf)
 
 
@@ -221,7 +221,7 @@ def _mix(mask: Tensor, yes: Pending, no: Pending) -> Pending:
     """Choose between two pending intervals, clock by clock."""
     return Pending(
         torch.where(mask, yes.level, no.level),
-        torch.where(mask, yes.index, no.index),
+        torch.where(mask, yes.place, no.place),
         torch.where(mask, yes.start, no.start),
         _pick(mask, yes.record, no.record),
     )

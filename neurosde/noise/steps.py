@@ -6,7 +6,7 @@ import copy
 import torch
 
 from neurosde.errors import DataError, ShapeError
-from neurosde.noise.keys import as_seed, chain, normals
+from neurosde.noise.keys import as_seed, chain, normals, step_normals
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
 from neurosde.typing import Any, Tensor
 
@@ -103,9 +103,10 @@ class StepNoise(AbstractNoise):
         """Increments over consecutive steps; see :class:`AbstractNoise`."""
         dt = steps_first(torch.diff(times).to(self.dtype))
         step = torch.arange(first, first + dt.shape[0], device=self.series.device)
-        key = chain(chain(self.seed, self.series), step.unsqueeze(-1))
-        n_parts, key = RICHNESS[self.levy], torch.as_tensor(key)
-        z = normals(key, n_parts * self.shape[1], self.dtype, compiled=self.is_compiled)
+        n_parts = RICHNESS[self.levy]
+        z, key = step_normals(
+            self.seed, self.series, step, n_parts * self.shape[1], self.dtype, compiled=self.is_compiled
+        )
         return scaled(z.unflatten(-1, (self.shape[1], n_parts)).movedim(-1, 1), dt, self.levy, key)
 
 
@@ -178,7 +179,9 @@ def scaled(z: Tensor, dt: Tensor, levy: Levy, key: Tensor | None = None) -> Brow
     scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
     H = None if z.shape[1] < 2 else z[:, 1] * (scale / 12**0.5)
     K = None if z.shape[1] < 3 else z[:, 2] * (scale / 720**0.5)
-    increment = BrownianIncrement(dt, z[:, 0] * scale, H, K)
+    W = z[:, 0]  # drawn for this alone
+    W = W.mul_(scale) if W.is_contiguous() else W * scale
+    increment = BrownianIncrement(dt, W, H, K)
     return increment if key is None or levy != "area" else with_area(increment, key)
 
 

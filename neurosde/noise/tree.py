@@ -24,6 +24,8 @@ class Tree:
         Mixed keys of the seed and each row: the root, the levels, and the leaves.
     columns
         Keys of the seed, the series and the pair, int64 ``(word, series, pair)``.
+    levels
+        Levels above the leaves, or int64 ``(series,)`` where series differ in it.
     n_parts
         Integrals that are carried.
     dtype
@@ -32,11 +34,27 @@ class Tree:
         Whether normals are made by compiled code.
     """
 
-    def __init__(self, heads: Tensor, columns: Tensor, n_parts: int, dtype: torch.dtype, compiled: bool):
-        self.heads, self.columns, self.n_parts = heads, columns, n_parts
+    def __init__(
+        self,
+        heads: Tensor,
+        columns: Tensor,
+        levels: int | Tensor,
+        n_parts: int,
+        dtype: torch.dtype,
+        compiled: bool,
+    ):
+        self.heads, self.columns, self.levels, self.n_parts = heads, columns, levels, n_parts
         self.dtype, self.compiled = dtype, compiled
         self.lanes = max(2, n_parts)  # a pair's two channels where W is alone, else the integrals
         self.size = max(1, _PAIRS // columns[0].numel()) if columns.device.type == "cpu" else 1 << 30
+
+    def part(self, rows: slice) -> "Tree":
+        """The tree of some of the series, no deeper than they need."""
+        levels, heads = self.levels, self.heads
+        if isinstance(levels, Tensor):
+            levels = levels[rows]
+            heads = torch.cat((heads[: 1 + int(levels.max())], heads[-1:]))
+        return Tree(heads, self.columns[:, rows], levels, self.n_parts, self.dtype, self.compiled)
 
     def normals(self, rows: Tensor) -> Tensor:
         """Normals of nodes whose keys are ``(node, series or 1, 1)``, as ``(node, lane, series, pair)``."""
@@ -59,13 +77,13 @@ class Tree:
         grid = Grid(u, self, None) if shared else None
         for first in range(0, n_series, width):
             rows = slice(first, first + width)
-            part = Tree(self.heads, self.columns[:, rows], self.n_parts, self.dtype, self.compiled)
+            part = self.part(rows)
             if grid is not None and grid.keys is not None:
                 part._sum(out[:, :, rows], grid, part._table(grid.keys))
                 continue
-            depth = min(_DEPTH, len(self.heads) - 2)
-            table = part._table(_all_nodes(self.heads, depth))
-            numbers = len(self.heads) * u[:, rows].shape[1] * self.n_parts
+            depth = min(_DEPTH, len(part.heads) - 2)
+            table = part._table(_all_nodes(part.heads, depth))
+            numbers = len(part.heads) * u[:, rows].shape[1] * self.n_parts
             length = max(1, _NUMBERS // numbers) if on_cpu else len(out)
             for begin in range(0, len(out), length):
                 times = u[begin : begin + length + 1, rows]
@@ -187,7 +205,7 @@ class Grid:
     """
 
     def __init__(self, u: Tensor, tree: Tree, depth: int | None):
-        shares = make_shares(u, len(tree.heads) - 2, tree.n_parts)
+        shares = make_shares(u, tree.levels, tree.n_parts)
         self.index = shares.node
         self.from_start, self.from_end = shares.from_start.to(tree.dtype), shares.from_end.to(tree.dtype)
         self.motion = None if shares.motion is None else shares.motion.to(tree.dtype)

@@ -98,7 +98,8 @@ class StepSearch:
         max_steps: int,
         compile: Compile = "off",
     ):
-        self.model, self.controller, self.path, self.compile = model, controller, path, compile
+        self.model, self.controller, self.path = model, controller, path
+        self.compile: Compile = compile
         n = len(times)
         start, span = (torch.atleast_1d(x).expand(n) for x in (path.t0, path.t1 - path.t0))
         targets = torch.nan_to_num((times - start[:, None]) / span[:, None], nan=NEVER)
@@ -109,7 +110,7 @@ class StepSearch:
             torch.cat((targets, torch.full_like(targets[:, :1], NEVER)), dim=1),
             torch.tensor(controller.jump_times, **numbers),
             controller.rule(order_of(model.stepper, model.sde), times.device),
-            torch.tensor(2.0**-path.levels, **numbers),
+            torch.exp2(-torch.as_tensor(path.levels, **numbers)),
             torch.tensor(max_steps, device=times.device),
             controller.whole_batch,
         )
@@ -118,12 +119,12 @@ class StepSearch:
         self.lands = bool(((met != 1.0) & (met < NEVER)).any())  # the end of the path is met by itself
 
     @torch.no_grad()
-    def run(self, y: Tensor, carry: Carry | None = None, *, keep: bool = True) -> AcceptedSteps:
+    def run(self, y: Tensor, handed: Carry | None = None, *, keep: bool = True) -> AcceptedSteps:
         """Search from the initial states ``(series, state)``, and from what an earlier solve handed on.
 
         ``keep`` the steps themselves, to take them again.
         """
-        now, course = self._first(y, carry), self.course
+        now, course = self._first(y, handed), self.course
         ys = y.new_full((len(y), course.targets.shape[1] - 1, y.shape[-1]), torch.nan)
         ys[:, 0] = y
         taken: list[Taken] = []

@@ -80,7 +80,8 @@ class Compiler:
         return result
 
     def _give_up(self, error: Exception) -> None:
-        torch._C._autograd._saved_tensors_hooks_enable()  # which a field's derivative forbids, and leaves so
+        # which a field's derivative forbids, and leaves so
+        torch._C._autograd._saved_tensors_hooks_enable()  # pyright: ignore[reportAttributeAccessIssue]
         _failed.add(self.kind)
         self.on = False
         self._settings.close()

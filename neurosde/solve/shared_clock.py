@@ -63,21 +63,22 @@ class SharedSearch:
         max_steps: int,
         compile: Compile = "off",
     ):
-        self.model, self.controller, self.path, self.compile = model, controller, path, compile
+        self.model, self.controller, self.path = model, controller, path
+        self.compile: Compile = compile
         self.max_steps, self.n_times, self.device = max_steps, len(times), times.device
         self.start, self.span = float(path.t0), float(path.t1 - path.t0)
         self.targets = [(t - self.start) / self.span for t in times.tolist() if not math.isnan(t)]
         self.order, self.stack = order_of(model.stepper, model.sde), SingleStack(path)
-        self.finest = 2.0**-path.levels
+        self.finest = 2.0**-path.deepest
 
     @torch.no_grad()
-    def run(self, y: Tensor, carry: Carry | None = None) -> AcceptedSteps:
+    def run(self, y: Tensor, handed: Carry | None = None) -> AcceptedSteps:
         """Search from the initial states ``(series, state)``, and from what an earlier solve handed on."""
         controller, finest, model = self.controller, self.finest, self.model
         rule = controller.rule(self.order, self.device)
         least = max(controller.shortest / self.span, finest)
         longest = 0.01 if controller.first is None else min(controller.first / self.span, 1.0)
-        carry = model.stepper.start(model.sde, self._time(0.0, y), y) if carry is None else carry
+        carry = model.stepper.start(model.sde, self._time(0.0, y), y) if handed is None else handed
         pending, previous, rejected = self.stack.first, 1.0, 0
         taken, ends, met = [], [0.0], [(0, y)]
         status = Status.MAX_STEPS

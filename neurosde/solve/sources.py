@@ -16,10 +16,12 @@ from neurosde.noise import (
     StepNoise,
     as_seed,
 )
-from neurosde.noise.brownian import DEFAULT_LEVELS
+from neurosde.noise.brownian import DEFAULT_LEVELS, powers_within
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.stepper import AbstractStepper, carries
 from neurosde.typing import Any, Callable, Tensor
+
+_DEEPER = 8  # levels that are added at once where steps are too short for the default tree
 
 
 class GivenNoise(AbstractNoise):
@@ -186,13 +188,14 @@ def check_leaves(path: BrownianPath, times: Tensor) -> BrownianPath:
     """Refuse two times inside one leaf of a path: cut twice, a leaf would not give them their joint law."""
     rows = torch.atleast_2d(times)
     start, end = (torch.atleast_1d(x).unsqueeze(-1) for x in (path.t0, path.t1))
-    place = (rows - start) / (end - start) * 2.0**path.levels
+    levels = torch.atleast_1d(torch.as_tensor(path.levels)).expand(len(rows))
+    place = (rows - start) / (end - start) * torch.exp2(levels.to(rows)).unsqueeze(-1)
     inside = (place[:, :-1].frac() > 0) & (place[:, :-1].floor() == place[:, 1:].floor())
     if bool(inside.any()):
         row, column = inside.nonzero()[0].tolist()
         near = rows[row, column : column + 2].tolist()
         raise DataError(
-            f"ts: {near[0]!r} and {near[1]!r} lie inside one leaf of the Brownian path, 2**-{path.levels} of "
+            f"ts: {near[0]!r} and {near[1]!r} lie inside one leaf of the Brownian path, 2**-{levels[row]} of "
             "its span; drop one, or pass a BrownianPath with a smaller tol."
         )
     return path
@@ -201,23 +204,26 @@ def check_leaves(path: BrownianPath, times: Tensor) -> BrownianPath:
 def path_over(
     times: Tensor, seed: int, series: Any, levy: Levy, shape: tuple[int, int], dtype: torch.dtype
 ) -> BrownianPath:
-    """Path of each series between its own first and last time, with leaves shorter than every step.
+    """Path of each series between its own first and last time, with leaves shorter than its every step.
 
-    ``times`` are ``(time,)`` or ``(series, time)``, padded with NaN or by repeating the last.
+    ``times`` are ``(time,)`` or ``(series, time)``, padded with NaN or by repeating the last. The depth of a
+    series' tree depends on its own times alone, and goes in steps of ``_DEEPER`` levels: all grids of steps
+    longer than ``2**-15`` of the span meet one path, all those from there to ``2**-23`` meet one, and so on.
     """
     start = times[..., 0]
     last = torch.nan_to_num(times, nan=-math.inf).amax(-1)
     span = torch.where(last > start, last - start, 1.0)
     gaps = torch.nan_to_num(times.diff(), nan=0.0) / span.unsqueeze(-1)
-    finest = float(torch.where(gaps > 0, gaps, 1.0).min()) if gaps.numel() else 1.0
-    levels = max(DEFAULT_LEVELS, math.ceil(-math.log2(finest)) + 1)
+    gaps = torch.cat((torch.where(gaps > 0, gaps, 1.0), torch.ones_like(times[..., :1])), dim=-1)
+    missing = powers_within(1 / gaps.amin(-1)) + 1 - DEFAULT_LEVELS  # a leaf is at most half the shortest
+    levels = DEFAULT_LEVELS - _DEEPER * (-missing.clamp(min=0)).div(_DEEPER, rounding_mode="floor")
     return BrownianPath(
         start,
         start + span,
         shape,
         seed=seed,
         levy=levy,
-        tol=float(span.max()) * 2.0**-levels,
+        tol=span * torch.exp2(-levels.to(span)),
         series=series,
         dtype=dtype,
         device=times.device,

@@ -136,7 +136,6 @@ def test_rows_that_are_keyed_by_position_are_told_apart():
         assert not torch.equal(batch[2], alone[0])
 
 
-@pytest.mark.xfail(reason="the tree's depth follows the closest times of the whole batch", strict=True)
 @pytest.mark.parametrize(
     "options", [{"dt": 0.5}, {"controller": PIController(5e-2, 5e-2)}], ids=["equal", "own"]
 )
