@@ -6,7 +6,7 @@ import torch
 from neurosde.errors import DataError, ShapeError
 from neurosde.noise import BrownianPath
 from neurosde.noise.brownian import powers_within
-from neurosde.noise.single import stack_of
+from neurosde.noise.stack import DyadicStack, choose
 from neurosde.solve.sources import path_over
 
 LEVIES = ["none", "space-time", "space-time-time", "area"]
@@ -58,27 +58,22 @@ def test_one_depth_for_all_would_be_noticed():
 def test_a_clock_alone_is_a_clock_among_others_of_other_depths(levy):
     """Down to times inside leaves, and between them."""
 
-    def walk(rows, clocks):
-        stack = stack_of(path(rows, levy), clocks)
+    def walk(rows):
+        stack = DyadicStack(path(rows, levy), len(rows))
         pending, records = stack.first, []
         for target in TIMES[1:].tolist():
-            goal = torch.full((clocks,), target, dtype=torch.float64)
+            goal = torch.full((len(rows),), target, dtype=torch.float64)
             for _ in range(60):
-                proposal = stack.propose(pending, torch.full_like(goal, 0.25), goal)
-                ahead = pending.start < goal
-                records.append(
-                    [
-                        x * ahead[:1, None] if clocks == 1 else x * ahead[:, None]
-                        for x in proposal.record
-                        if x is not None
-                    ]
-                )
-                pending = stack.choose(ahead, proposal)
+                proposal = stack.descend(pending, torch.full_like(goal, 0.25), goal, 1)
+                ahead = proposal.ready & (pending.start < goal)
+                proposal = stack.land(proposal, goal, ahead & (proposal.refused.end > goal))
+                records.append([x * ahead[:, None] for x in proposal.record if x is not None])
+                pending = choose(ahead, proposal)
         return [torch.stack(parts) for parts in zip(*records, strict=True)]
 
-    batch = walk([0, 1, 2, 3], 4)
+    batch = walk([0, 1, 2, 3])
     for row in range(4):
-        for mine, theirs in zip(batch, walk([row], 1), strict=True):
+        for mine, theirs in zip(batch, walk([row]), strict=True):
             assert torch.equal(mine[:, row : row + 1], theirs)
 
 
