@@ -304,16 +304,17 @@ def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _sum_pass(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
-    """Weighted sums over nodes of normals that are never stored, ``(time, pair)``.
+    """Weighted sums over nodes of normals that are never stored, ``(time, *columns)``.
 
-    Rows are ``(node, time)``, columns ``(word, pair)``; each table ``(part, normal, node, time)`` gives a sum
-    a part; a table with one part and one normal gives one for each of a word's two normals.
+    Rows are ``(node, time, ...)``, which broadcast against a word's columns ``(word, ...)``; each table
+    ``(part, normal, node, time, ...)`` gives a sum a part; a table with one part and one normal gives one for
+    each of a word's two normals.
     """
-    z = [lane for column in columns for lane in _lanes(rows.unsqueeze(-1) ^ column, tables[0].dtype)]
+    z = [lane for column in columns for lane in _lanes(rows ^ column, tables[0].dtype)]
     if tables[0].shape[0] == 1:
-        return [(tables[0][0, 0].unsqueeze(-1) * lane).sum(0) for lane in z]
+        return [(tables[0][0, 0] * lane).sum(0) for lane in z]
     return [
-        sum(share.unsqueeze(-1) * lane for share, lane in zip(part, z, strict=False)).sum(0)  # pyright: ignore
+        sum(share * lane for share, lane in zip(part, z, strict=False)).sum(0)  # pyright: ignore
         for table in tables
         for part in table
     ]
@@ -326,13 +327,13 @@ def compiled_polar() -> Callable[[Tensor, torch.dtype], Tensor]:
 
 
 @functools.cache
-def compiled_sums(n_parts: int) -> Callable[..., list[Tensor]]:
-    """Compiled form of :func:`_sum_pass` for so many integrals, made when first asked for."""
+def compiled_sums(n_parts: int, own: bool) -> Callable[..., list[Tensor]]:
+    """Compiled form of :func:`_sum_pass` for so many integrals and shared or own times, made on demand."""
 
     def sums(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
         return _sum_pass(rows, columns, *tables)
 
-    del n_parts  # a program of its own, whatever the others are
+    del n_parts, own  # a program of its own, whatever the others are
     return torch.compile(sums, dynamic=True, fullgraph=True)
 
 
