@@ -157,7 +157,7 @@ def _compiled_normals(mixed: Tensor, n_channels: int, dtype: torch.dtype) -> Ten
     n_pairs = (n_channels + 1) // 2
     pair = _spread_tensor(torch.arange(n_pairs, device=mixed.device))
     out = torch.empty(len(mixed), n_pairs, 2, dtype=dtype, device=mixed.device)
-    rows = max(1, 2 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
+    rows = max(1, 8 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
     word = torch.empty(min(rows, len(mixed)), n_pairs, dtype=torch.int64, device=mixed.device)
     for first in range(0, len(mixed), rows):
         some = mixed[first : first + rows].unsqueeze(-1)
