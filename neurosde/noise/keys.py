@@ -157,7 +157,7 @@ def _compiled_normals(mixed: Tensor, n_channels: int, dtype: torch.dtype) -> Ten
     n_pairs = (n_channels + 1) // 2
     pair = _spread_tensor(torch.arange(n_pairs, device=mixed.device))
     out = torch.empty(len(mixed), n_pairs, 2, dtype=dtype, device=mixed.device)
-    rows = max(1, 2 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
+    rows = max(1, 8 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
     word = torch.empty(min(rows, len(mixed)), n_pairs, dtype=torch.int64, device=mixed.device)
     for first in range(0, len(mixed), rows):
         some = mixed[first : first + rows].unsqueeze(-1)
@@ -306,16 +306,17 @@ def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _sum_pass(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
-    """Weighted sums over nodes of normals that are never stored, ``(time, pair)``.
+    """Weighted sums over nodes of normals that are never stored, ``(time, *columns)``.
 
-    Rows are ``(node, time)``, columns ``(word, pair)``; each table ``(part, normal, node, time)`` gives a sum
-    a part; a table with one part and one normal gives one for each of a word's two normals.
+    Rows are ``(node, time, ...)``, which broadcast against a word's columns ``(word, ...)``; each table
+    ``(part, normal, node, time, ...)`` gives a sum a part; a table with one part and one normal gives one for
+    each of a word's two normals.
     """
-    z = [lane for column in columns for lane in _lanes(rows.unsqueeze(-1) ^ column, tables[0].dtype)]
+    z = [lane for column in columns for lane in _lanes(rows ^ column, tables[0].dtype)]
     if tables[0].shape[0] == 1:
-        return [(tables[0][0, 0].unsqueeze(-1) * lane).sum(0) for lane in z]
+        return [(tables[0][0, 0] * lane).sum(0) for lane in z]
     return [
-        sum(share.unsqueeze(-1) * lane for share, lane in zip(part, z, strict=False)).sum(0)  # pyright: ignore
+        sum(share * lane for share, lane in zip(part, z, strict=False)).sum(0)  # pyright: ignore
         for table in tables
         for part in table
     ]
@@ -328,13 +329,13 @@ def compiled_polar() -> Callable[[Tensor, torch.dtype], Tensor]:
 
 
 @functools.cache
-def compiled_sums(n_parts: int) -> Callable[..., list[Tensor]]:
-    """Compiled form of :func:`_sum_pass` for so many integrals, made when first asked for."""
+def compiled_sums(n_parts: int, own: bool) -> Callable[..., list[Tensor]]:
+    """Compiled form of :func:`_sum_pass` for so many integrals and shared or own times, made on demand."""
 
     def sums(rows: Tensor, columns: Tensor, *tables: Tensor) -> list[Tensor]:
         return _sum_pass(rows, columns, *tables)
 
-    del n_parts  # a program of its own, whatever the others are
+    del n_parts, own  # a program of its own, whatever the others are
     return torch.compile(sums, dynamic=True, fullgraph=True)
 
 

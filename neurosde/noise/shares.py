@@ -60,8 +60,9 @@ def make_shares(u: Tensor, levels: int | Tensor, n_parts: int) -> Shares:
 
 def _of_motion(index: Tensor, p: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A node's normal raises a tent over it, a leaf's normal an arc."""
-    tent = torch.minimum(p, 1 - p) * size.sqrt()
-    tent[-1] = (p[-1] * (1 - p[-1]) * size[-1]).sqrt()
+    rest = 1 - p
+    tent = torch.minimum(p, rest).mul_(size.sqrt())
+    tent[-1] = (p[-1] * rest[-1] * size[-1]).sqrt()
     before, after = tent[:, :-1], tent[:, 1:]
     same = index[:, :-1] == index[:, 1:]
     from_end = torch.where(same, after - before, after)

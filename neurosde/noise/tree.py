@@ -12,7 +12,7 @@ _COLUMNS = 1024  # pairs of series and channel that are summed at a time
 _DEPTH = (
     4  # levels drawn once for a series' own times, however many they are: one order of sums, the same bits
 )
-_NUMBERS = 1 << 15  # shares that are made at a time where every series has times of its own
+_NUMBERS = 1 << 16  # shares that are made at a time where every series has times of its own
 
 
 class Tree:
@@ -104,7 +104,7 @@ class Tree:
         self._add_few(target, grid, table)
         if not grid.many:
             return
-        if self.compiled and grid.keys is not None:
+        if self.compiled:
             self._add_unseen(target, grid)
             return
         if self.n_parts > 1:
@@ -148,20 +148,33 @@ class Tree:
         target.add_(sums.view(target.shape))
 
     def _add_unseen(self, target: Tensor, grid: "Grid") -> None:
-        """The same in one compiled pass, whose normals never reach the memory."""
-        keys = mixed_rows(self.heads[grid.many].view(-1, 1), grid.index[grid.many, :, 0])
-        columns, program = self.columns.flatten(1), compiled_sums(self.n_parts)
-        shape = target.shape[2:]
+        """The same in one compiled pass, whose normals never reach the memory.
+
+        The axis that is long in columns comes last, where it fills the processor's lanes: that of all series
+        and pairs where times are shared, else that of the series.
+        """
+        keys = mixed_rows(self.heads[grid.many].view(-1, 1, 1), grid.index[grid.many])
+        shape, own = target.shape[2:], grid.keys is None
+        columns = self.columns.mT.contiguous() if own else self.columns.flatten(1)
+        program = compiled_sums(self.n_parts, own)
+
+        def aligned(table: Tensor) -> Tensor:
+            return table.unsqueeze(-2) if own else table
+
+        def laid(part: Tensor) -> Tensor:
+            return part.mT if own else part.view(-1, *shape)
+
         if grid.motion is not None:
-            sums = program(keys, columns, grid.motion[None, None, grid.many, :, 0])
+            sums = program(aligned(keys), columns, aligned(grid.motion[None, None, grid.many]))
             for lane, part in enumerate(sums):
-                target[:, lane].add_(part[1:].view(-1, *shape)).sub_(part[:-1].view(-1, *shape))
+                target[:, lane].add_(laid(part[1:])).sub_(laid(part[:-1]))
             return
-        start, end = (table[:, :, grid.many, :, 0] for table in (grid.from_start, grid.from_end))
-        sums = program(keys, columns, pad(start, (0, 1)), pad(end, (1, 0)))
+        start, end = (table[:, :, grid.many] for table in (grid.from_start, grid.from_end))
+        start, end = pad(start, (0, 0, 0, 1)), pad(end, (0, 0, 1, 0))
+        sums = program(aligned(keys), columns, aligned(start), aligned(end))
         for part in range(self.n_parts):
             first, last = sums[part], sums[self.n_parts + part]
-            target[:, part].add_(first[:-1].view(-1, *shape)).add_(last[1:].view(-1, *shape))
+            target[:, part].add_(laid(first[:-1])).add_(laid(last[1:]))
 
     def _drawn(self, grid: "Grid"):
         """Normals of rows where nearly every time has a node of its own, a few rows and times at once."""
@@ -209,23 +222,28 @@ class Grid:
         self.index = shares.node
         self.from_start, self.from_end = shares.from_start.to(tree.dtype), shares.from_end.to(tree.dtype)
         self.motion = None if shares.motion is None else shares.motion.to(tree.dtype)
-        weights = torch.stack((self.from_start, self.from_end), dim=-1)
-        ends = torch.stack((self.index[:, :-1], self.index[:, 1:]), dim=-1)
-        used = (weights != 0).flatten(0, 1).any(0)
+        met = (self.from_start != 0) | (self.from_end != 0)
+        busy = met.flatten(3).any(-1).flatten(0, 1).any(0).tolist()
         self.keys: Tensor | None = None
         if depth is None:
-            places, few = self._share(ends, used, tree)
+            places, few = self._share(tree)
         else:
             few = list(range(depth + 1))
             offset = torch.tensor([0, *(2**level for level in range(depth))], device=u.device)
-            places = ends[: depth + 1] + offset.view(-1, 1, 1, 1)
-        busy = used.flatten(1).any(1).tolist()
+            places = self._ends(depth + 1) + offset.view(-1, 1, 1, 1)
         self.many = [row for row, wanted in enumerate(busy) if wanted and row not in few]
         self.places = places.permute(1, 2, 0, 3).flatten(2)
-        self.weights = weights[:, :, few].permute(3, 0, 4, 1, 2, 5).flatten(4)
+        weights = torch.stack((self.from_start[:, :, few], self.from_end[:, :, few]), dim=-1)
+        self.weights = weights.permute(3, 0, 4, 1, 2, 5).flatten(4)
 
-    def _share(self, ends: Tensor, used: Tensor, tree: Tree) -> tuple[Tensor, list[int]]:
+    def _ends(self, rows: int) -> Tensor:
+        """Nodes of the first rows that each step's start and end lie in, ``(row, step, clock, 2)``."""
+        return torch.stack((self.index[:rows, :-1], self.index[:rows, 1:]), dim=-1)
+
+    def _share(self, tree: Tree) -> tuple[Tensor, list[int]]:
         """Nodes of the rows that have fewer of them than times, and where each step finds its own."""
+        ends = self._ends(len(self.index))
+        used = torch.stack((self.from_start != 0, self.from_end != 0), dim=-1).flatten(0, 1).any(0)
         places, few, known, total = [], [], [], 0
         for row, busy in enumerate(used.flatten(1).any(1).tolist()):
             if row and not busy:
