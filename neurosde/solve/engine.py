@@ -29,7 +29,7 @@ from neurosde.solve.stepper import Carry
 from neurosde.typing import Any, NamedTuple, Tensor
 
 CHUNK = 10  # steps of a block: compiling more costs more and gains little
-_SECTION = 2**18  # increments that are drawn at once: a MiB or two, however long the solve
+_SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +302,14 @@ class Picker:
 
     def gather(self, failed_at: Tensor) -> Tensor:
         """Rows in the layout of the requested times, NaN for padding and after a failure."""
-        rows = torch.stack(self.rows) if self.shared else torch.cat(self.rows)
-        place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
-        place[self.order] = torch.arange(len(self.order), device=rows.device)
-        rows = (
-            rows[place].transpose(0, 1) if self.shared else rows[place].unflatten(0, tuple(self.save.shape))
-        )
+        if self.shared:  # requested times increase, and so do their steps; those never met stand last
+            missing = len(self.save) - len(self.rows)
+            rows = torch.stack(self.rows + self.rows[:1] * missing, dim=1)
+        else:
+            rows = torch.cat(self.rows)
+            place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
+            place[self.order] = torch.arange(len(self.order), device=rows.device)
+            rows = rows[place].unflatten(0, tuple(self.save.shape))
         lost = (self.save < 0) | (self.save >= failed_at[:, None])
         return torch.where(lost.unsqueeze(-1), torch.nan, rows) if bool(lost.any()) else rows
 

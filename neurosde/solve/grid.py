@@ -70,6 +70,8 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
         raise ShapeError(
             f"ts: expected (time,) or ({n_series}, time) with at least one time, got {tuple(ts.shape)}."
         )
+    if ts.dim() == 1 and bool(torch.isfinite(ts).all()) and bool((ts.diff() > 0).all()):
+        return ts
     rows = torch.atleast_2d(ts)
     known = ~torch.isnan(rows)
     checks = (
@@ -112,7 +114,7 @@ def check_dt(dt: Any, ts: Tensor, n_default: int = 100) -> Tensor:
     DataError
         If it is not positive and finite, or longer than the whole solve.
     """
-    last = torch.nan_to_num(ts, nan=-math.inf).amax(-1)
+    last = ts[-1] if ts.dim() == 1 else torch.nan_to_num(ts, nan=-math.inf).amax(-1)
     span = last - ts[..., 0]
     if dt is None:
         return torch.where(span > 0, span / n_default, 1.0)
@@ -121,12 +123,12 @@ def check_dt(dt: Any, ts: Tensor, n_default: int = 100) -> Tensor:
         raise ShapeError(
             f"dt: expected a number or one a series {tuple(span.shape)}, got shape {tuple(dt.shape)}."
         )
-    if not bool((torch.isfinite(dt) & (dt > 0)).all()):
+    shortest, longest = float(dt.min()), float(span.max())
+    if not (shortest > 0 and float(dt.max()) < math.inf):  # NaN is neither
         raise DataError(f"dt: expected a positive finite step length, got {dt.tolist()!r}.")
-    longest = float(span.max())
-    if longest > 0 and float(dt.min()) > longest * (1 + 1e-6):
+    if longest > 0 and shortest > longest * (1 + 1e-6):
         raise DataError(
-            f"dt = {float(dt.min()):g} is longer than the whole solve, which spans {longest:g}; "
+            f"dt = {shortest:g} is longer than the whole solve, which spans {longest:g}; "
             "give a step in the unit of ts."
         )
     return dt
@@ -154,10 +156,11 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     DataError
         If there would be more than ``2**27`` steps.
     """
-    rows = torch.atleast_2d(ts)
-    known = ~torch.isnan(rows)
-    last = torch.nan_to_num(rows, nan=-math.inf).amax(-1, keepdim=True)
-    filled = torch.where(known, rows, last)
+    filled = torch.atleast_2d(ts)
+    known = None if ts.dim() == 1 else ~torch.isnan(filled)
+    if known is not None:
+        last = torch.nan_to_num(filled, nan=-math.inf).amax(-1, keepdim=True)
+        filled = torch.where(known, filled, last)
     lengths = filled.diff()
     quotient = lengths / (dt.unsqueeze(-1) if dt.dim() else dt)
     most, longest = quotient.sum(-1).max(dim=0)
@@ -169,19 +172,21 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
         )
     counts = torch.ceil(quotient - torch.clamp(1e-6 * quotient, min=1e-4)).clamp(min=1).to(torch.int64)
     counts = torch.where(lengths > 0, counts, 0)
-    reached = torch.cat((counts.new_zeros(len(rows), 1), counts.cumsum(-1)), dim=-1)
+    reached = torch.cat((counts.new_zeros(len(counts), 1), counts.cumsum(-1)), dim=-1)
     total = reached[:, -1]
     times = _step_ends(filled, lengths, counts, reached, int(total.max()))
-    save = torch.where(known, reached, -1)
-    if ts.dim() == 1:
-        return TimeGrid(times[0], save[0], total[0])
-    return TimeGrid(times, save, total)
+    if known is None:
+        return TimeGrid(times[0], reached[0], total[0])
+    return TimeGrid(times, torch.where(known, reached, -1), total)
 
 
 def _step_ends(filled: Tensor, lengths: Tensor, counts: Tensor, reached: Tensor, n_steps: int) -> Tensor:
     step = torch.arange(n_steps + 1, device=filled.device).expand(len(filled), -1)
     if not lengths.shape[-1]:
         return filled.expand(-1, n_steps + 1)
+    if lengths.shape[-1] == 1:
+        times = filled[:, :1] + step / counts.clamp(min=1) * lengths
+        return torch.where(step < counts, times, filled[:, 1:])
     interval = torch.searchsorted(reached[:, 1:].contiguous(), step.contiguous(), right=True)
     inside = interval < lengths.shape[-1]
     k = interval.clamp(max=lengths.shape[-1] - 1)
