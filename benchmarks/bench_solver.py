@@ -68,6 +68,30 @@ class Fused(nsde.SDE):
         return self.drift_and_diffusion(t, y)[1]
 
 
+def least_work(batch: int, steps: int) -> Callable[[], None]:
+    """What no solve of the fused model can do without: products, activations, normals and sums, in place."""
+    state, hidden, both = (
+        torch.randn(batch, STATES),
+        torch.empty(batch, 2 * WIDTH),
+        torch.randn(2 * WIDTH, STATES),
+    )
+    first, out, noise = both.t().contiguous(), torch.empty(batch, STATES), torch.empty(batch, STATES)
+    bias, halves, second = torch.zeros(2 * WIDTH), hidden.split(WIDTH, dim=1), torch.randn(WIDTH, STATES)
+
+    def run() -> None:
+        for _ in range(steps):
+            torch.addmm(bias, state, first, out=hidden)
+            torch.sigmoid(hidden, out=hidden)
+            for half in halves:
+                torch.mm(half, second, out=out)
+            torch.sigmoid(out, out=out)
+            noise.normal_()
+            torch.addcmul(state, out, noise, out=out)
+            torch.add(out, state, alpha=DT, out=out)
+
+    return run
+
+
 def show(title: str, results: dict[str, float]) -> None:
     """Print a table; the first row is the peer that the others are measured against."""
     peer = next(iter(results.values()))
@@ -131,6 +155,7 @@ class Bench:
             calls[f"one path at every dt, compile={mode!r}"] = lambda c=mode: self.ours(
                 self.ito, seed=0, compile=c
             )
+        calls["least work: products, sigmoids, normals, sums"] = least_work(self.batch, self.steps)
         return self.timed("forward", calls)
 
     def clocks(self) -> Table:

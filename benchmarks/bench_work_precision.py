@@ -155,7 +155,7 @@ def fixed(
 
 
 def adaptive(
-    problem: Sinh, n: int, stepper: AbstractStepper, settings: Sequence[float], *, whole: bool
+    problem: Sinh, n: int, stepper: AbstractStepper, settings: Sequence[float], mode: Compile, *, whole: bool
 ) -> Contender:
     """A stepper of ours with adaptive steps."""
     y = _start(problem, n)
@@ -164,12 +164,19 @@ def adaptive(
         noise = BrownianPath(0.0, 1.0, (n, 1), seed=SEED, levy=stepper.levy, dtype=torch.float64)
         rule = PIController(rtol=setting, atol=setting, whole_batch=whole)
         solution = nsde.solve(
-            problem, y, [0.0, 1.0], controller=rule, noise=noise, stepper=stepper, max_steps=2**17
+            problem,
+            y,
+            [0.0, 1.0],
+            controller=rule,
+            noise=noise,
+            stepper=stepper,
+            max_steps=2**17,
+            compile=mode,
         )
         return solution.ys[:, -1], lambda: noise.increment(0.0, 1.0).W
 
     clocks = "whole batch" if whole else "each series"
-    return Contender(f"ours {type(stepper).__name__}, adaptive, {clocks}", settings, run)
+    return Contender(f"ours {type(stepper).__name__}, adaptive, {clocks}, compile={mode!r}", settings, run)
 
 
 def work_precision(
@@ -257,14 +264,15 @@ def fixed_steps(kind: type[Sinh], n: int, repetitions: int) -> list[dict[str, An
 
 
 def adaptive_steps(kind: type[Sinh], n: int, repetitions: int) -> list[dict[str, Any]]:
-    """Heun's method with step control, and the better of ours, at several tolerances."""
+    """Heun's method with step control, and the method of ours for such noise, at several tolerances."""
     ito, stratonovich = kind("ito"), kind("stratonovich")
-    rough = [10.0**-k for k in (1, 1.5, 2, 2.5, 3)]
-    best, levels = (ShARK(), rough) if ito.additive else (SPaRK(), rough)
+    rough = [10.0**-k for k in (0.5, 1, 1.5, 2, 2.5, 3)]
+    best = ShARK() if ito.additive else SlowRK()
     contenders = [theirs(stratonovich, n, "heun", [*rough, 10.0**-3.5, 1e-4], adaptive=True)]
-    for whole in (True, False):
-        for stepper in (Heun(), best):
-            contenders.append(adaptive(stratonovich, n, stepper, levels, whole=whole))
+    contenders.append(theirs(ito, n, "srk", rough, adaptive=True))
+    for mode in ("off", "chunk"):
+        contenders.append(adaptive(stratonovich, n, Heun(), rough, mode, whole=True))
+        contenders += [adaptive(stratonovich, n, best, rough, mode, whole=whole) for whole in (True, False)]
     return work_precision(ito, contenders, repetitions)
 
 
@@ -279,7 +287,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", message="compile:")  # or eager steps would pass for compiled ones
     fixed_problems = (Sinh,) if options.quick else (Sinh, BlackScholes, Fading)
-    adaptive_problems = (Sinh,) if options.quick else (Sinh, Fading)
+    adaptive_problems = fixed_problems
     for kind in fixed_problems:
         torch._dynamo.reset()  # it keeps a few programs only, and gives up on the next
         show(fixed_steps(kind, options.batch, options.repetitions), "torchsde srk")

@@ -28,7 +28,8 @@ from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry
 from neurosde.typing import Any, NamedTuple, Tensor
 
-CHUNK = 10  # steps of a block: compiling more costs more and gains little
+CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
+_EAGER = 5 * CHUNK  # steps of a block that is taken as it is: a look for failures at its end
 _SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 
 
@@ -187,8 +188,10 @@ class _Runner:
         self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
-        blocks = round(problem.grid.length**0.5 / CHUNK) if self.recompute else 1
-        self.source = BlockSource(problem, state.y.dtype, CHUNK * max(1, blocks))
+        length = CHUNK if self.compiler.on else _EAGER
+        if self.recompute:
+            length = CHUNK * max(1, round(problem.grid.length**0.5 / CHUNK))
+        self.source = BlockSource(problem, state.y.dtype, length)
         self.failed_at: Tensor | None = None
 
     def steps(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:
