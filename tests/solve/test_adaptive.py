@@ -171,6 +171,22 @@ def test_bad_arguments_are_named(sinh_sde):
         nsde.solve(sinh_sde("ito"), start(2), ts, controller=TOLERANCE, stepper=EulerMaruyama())
 
 
+def test_attempts_without_a_look_are_the_same_attempts(monkeypatch, sinh_sde):
+    """As where a look has to wait: clocks that end on a requested time sit out, and nothing else changes."""
+
+    def solve():
+        ts = torch.tensor([[0.0, 0.31, 1.0], [0.0, 0.5, 1.7], [0.0, 0.25, math.nan]], dtype=torch.float64)
+        return nsde.solve(sinh_sde("stratonovich"), start(3), ts, seed=3, controller=TOLERANCE)
+
+    one = solve()
+    attempts, search = [], StepSearch
+    monkeypatch.setattr(entry, "StepSearch", lambda *a: attempts.append(a) or search(*a, blind=6))
+    many = solve()
+    assert attempts
+    assert torch.allclose(one.ys, many.ys, rtol=0, atol=0, equal_nan=True)
+    assert all(torch.equal(one.stats[name], many.stats[name]) for name in one.stats)
+
+
 @pytest.mark.parametrize("stepper", [Heun(), ReversibleHeun(), ShARK()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize(
     "rule",
