@@ -38,9 +38,10 @@ class Diffrax:
         self.diffrax, self.jax, self.np = diffrax, jax, jax.numpy
         self.operator = lineax.DiagonalLinearOperator
         self.key = jax.random.PRNGKey(0)
+        nets = (model.drift_in, model.drift_out), (model.noise_in, model.noise_out)
         self.weights = jax.tree.map(
             lambda x: jax.numpy.asarray(x.detach().numpy()),
-            [[(layer.weight, layer.bias) for layer in net[::2]] for net in (model.drift, model.diffusion)],
+            [[(layer.weight, layer.bias) for layer in net] for net in nets],
         )
 
     def field(self, layers, t, y):

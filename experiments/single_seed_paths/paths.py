@@ -16,7 +16,7 @@ import torchsde
 from tqdm import tqdm
 
 from neurosde.noise import BrownianPath, Levy, StepNoise
-from neurosde.noise.stack import DyadicStack
+from neurosde.noise.stack import DyadicStack, choose
 
 Call = Callable[[], object]
 INTERVAL = {"none": "none", "space-time": "space-time"}
@@ -35,11 +35,12 @@ def grids(n_steps: int, seed: int) -> dict[str, torch.Tensor]:
 
 def descend(shape: tuple[int, int], seed: int, levy: Levy, n_steps: int) -> None:
     """What an adaptive solve asks of the path: step after step on the tree, every series on its own clock."""
-    stack = DyadicStack(BrownianPath(0.0, 1.0, shape, seed=seed, levy=levy))
+    stack = DyadicStack(BrownianPath(0.0, 1.0, shape, seed=seed, levy=levy), shape[0])
     pending, longest = stack.first, torch.full((shape[0],), 1 / n_steps, dtype=torch.float64)
-    target, everyone = torch.full_like(longest, 2.0), torch.ones(shape[0], dtype=torch.bool)
-    for _ in range(n_steps):
-        pending = stack.choose(everyone, stack.propose(pending, longest, target))
+    target = torch.full_like(longest, 2.0)
+    while bool((pending.start < 1.0).any()):
+        proposal = stack.descend(pending, longest, target, 1)
+        pending = choose(proposal.ready, proposal)
 
 
 def interval(shape: tuple[int, int], seed: int, levy: str) -> torchsde.BrownianInterval:
