@@ -168,6 +168,7 @@ class Bench:
             return nsde.solve(self.ito, self.y, ts, dt=dt, compile="off").ys
 
         calls = {"one time grid": lambda: solve(shared), "a grid for each series": lambda: solve(own)}
+        calls["torchsde euler, one time grid"] = lambda: self.theirs(self.ito, "euler")
         return self.timed("time grids", calls)
 
     def adaptive(self) -> Table:

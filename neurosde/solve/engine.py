@@ -305,14 +305,16 @@ class Picker:
 
     def gather(self, failed_at: Tensor) -> Tensor:
         """Rows in the layout of the requested times, NaN for padding and after a failure."""
-        if self.shared:  # requested times increase, and so do their steps; those never met stand last
-            missing = len(self.save) - len(self.rows)
-            rows = torch.stack(self.rows + self.rows[:1] * missing, dim=1)
+        rows = torch.stack(self.rows) if self.shared else torch.cat(self.rows)
+        if len(rows) == self.save.numel() and bool(
+            (self.order.diff() == 1).all()
+        ):  # in order, as times mostly are
+            rows = rows.transpose(0, 1) if self.shared else rows.unflatten(0, tuple(self.save.shape))
         else:
-            rows = torch.cat(self.rows)
             place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
             place[self.order] = torch.arange(len(self.order), device=rows.device)
             rows = rows[place].unflatten(0, tuple(self.save.shape))
+            rows = rows.transpose(0, 1) if self.shared else rows
         lost = (self.save < 0) | (self.save >= failed_at[:, None])
         return torch.where(lost.unsqueeze(-1), torch.nan, rows) if bool(lost.any()) else rows
 
