@@ -8,12 +8,15 @@ mixing would make streams overlap, so each field enters on an already mixed word
 import functools
 import hashlib
 import math
+import reprlib
 import secrets
 
 import numpy as np
 import torch
 
+from neurosde.arguments import as_count
 from neurosde.errors import DataError
+from neurosde.noise.arguments import as_device, as_dtype, as_word
 from neurosde.typing import Any, Array, Callable, Tensor
 
 _WORD, _POSITIVE = (1 << 64) - 1, (1 << 31) - 1
@@ -86,8 +89,9 @@ def chain(key: int | Tensor, *fields: int | Tensor) -> int | Tensor:
     >>> chain(0, 1, 2) == chain(0, 2, 1)
     False
     """
-    for field in fields:
-        word = _mixed(key) ^ _spread(field)
+    key = as_word("key", key)
+    for place, field in enumerate(fields):
+        word = _mixed(key) ^ _spread(as_word(f"fields[{place}]", field))
         key = _signed(_mix_int(word)) if isinstance(word, int) else _mix(word)
     return key
 
@@ -125,6 +129,10 @@ def normals(
     >>> torch.equal(normals(key, 4)[1:2, :2], normals(key[1:2], 2))
     True
     """
+    n_channels = as_count("n_channels", n_channels)
+    dtype = as_dtype(dtype)
+    if not isinstance(key, Tensor) or key.dtype != torch.int64:
+        raise DataError(f"key: expected an int64 tensor, as chain makes them, got {reprlib.repr(key)}.")
     n_pairs = (n_channels + 1) // 2
     pair = _spread_tensor(torch.arange(n_pairs, device=key.device))
     flat = key.reshape(-1)
@@ -369,7 +377,8 @@ def normal(
     >>> torch.equal(normal(0, series)[1], normal(0, torch.tensor(3)))
     True
     """
-    key = torch.as_tensor(chain(seed, *fields), dtype=torch.int64, device=device)
+    word = chain(as_word("seed", seed), *fields)
+    key = torch.as_tensor(word, dtype=torch.int64, device=as_device(device))
     return normals(key, 1, dtype).squeeze(-1)
 
 
@@ -409,8 +418,21 @@ def series_keys(ids: Any) -> Array:
     >>> bool(series_keys(["a"])[0] == series_keys(["b", "a"])[1])
     True
     """
-    ids = np.asarray(ids)
+    try:
+        listed = np.asarray(ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(_no_ids(ids)) from error
+    if listed.ndim != 1:
+        raise DataError(_no_ids(ids))
+    ids = listed
     if ids.dtype.kind in "iu":
         return ids.astype(np.int64)
     digests = (hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in ids.tolist())
     return np.fromiter((int.from_bytes(d, "little") >> 1 for d in digests), dtype=np.int64, count=len(ids))
+
+
+def _no_ids(ids: Any) -> str:
+    return (
+        "ids: expected a list or array of ids, integers or strings, one a series (series,), got "
+        f"{reprlib.repr(ids)}."
+    )
