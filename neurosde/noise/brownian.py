@@ -18,7 +18,8 @@ from neurosde.noise.arguments import (
     as_times,
     is_within,
 )
-from neurosde.noise.keys import as_seed, chain, mixed_heads, mixed_rows
+from neurosde.noise.keys import as_seed, chain
+from neurosde.noise.nodes import mixed_heads, mixed_rows
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, cut
 from neurosde.noise.steps import AbstractNoise, steps_first, with_area
 from neurosde.noise.tree import Tree

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import embedding_bag, pad
 
-from neurosde.noise.keys import compiled_sums, crossed, mixed_rows
+from neurosde.noise.nodes import compiled_sums, crossed, mixed_rows
 from neurosde.noise.shares import make_shares
 from neurosde.typing import Tensor
 
