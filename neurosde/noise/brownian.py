@@ -151,11 +151,11 @@ class BrownianPath(AbstractNoise):
         return Tree(self._heads, self._columns, self.levels, RICHNESS[self.levy], dtype, self.is_compiled)
 
     def _scaled(self, z: Tensor) -> list[Tensor]:
-        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span."""
+        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span, in place."""
         root = torch.sqrt(self._span).to(z.dtype)
-        root = root.view(-1, 1, 1) if root.dim() else root
         if RICHNESS[self.levy] > 1:
-            return [(root * part.unsqueeze(-1)).squeeze(-1) for part in z.unbind(1)]
+            return list(z.mul_(root.unsqueeze(-1) if root.dim() else root).unbind(1))
+        root = root.view(-1, 1, 1) if root.dim() else root
         W = z.new_empty(len(z), *z.shape[2:], 2)
         torch.mul(z.permute(0, 2, 3, 1), root, out=W)  # lanes become channels in the same pass
         return [W.flatten(2)[..., : self.shape[1]].contiguous()]
