@@ -1,5 +1,6 @@
 """Arguments as users bring them, made tensors and counts or refused in a sentence."""
 
+import math
 import numbers
 import reprlib
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from neurosde.errors import DataError
-from neurosde.typing import Any, Tensor
+from neurosde.typing import Any, Callable, Tensor
 
 
 def as_numbers(
@@ -54,6 +55,39 @@ def as_numbers(
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(f"{name}: expected {expected}, got {reprlib.repr(value)}.") from error
     raise DataError(f"{name}: expected {expected}, got {reprlib.repr(value)}.")
+
+
+def as_number(name: str, value: Any, expected: str, usable: Callable[[float], bool] = math.isfinite) -> float:
+    """One real number.
+
+    Parameters
+    ----------
+    name, expected
+        The argument, and what it should be: words of the error.
+    value
+        A number, or an array or tensor of one without axes.
+    usable
+        Whether a number will do; NaN should not.
+
+    Raises
+    ------
+    DataError
+        If it is none, or will not do.
+
+    Examples
+    --------
+    >>> from neurosde.arguments import as_number
+    >>> as_number("safety", 1, "a number")
+    1.0
+    """
+    if not isinstance(value, float):
+        given = as_numbers(name, value, expected)
+        number = given.item() if given.dim() == 0 else math.nan
+    else:
+        number = float(value)
+    if not usable(number):
+        raise DataError(f"{name}: expected {expected}, got {reprlib.repr(value)}.")
+    return number
 
 
 def as_count(name: str, value: Any) -> int:

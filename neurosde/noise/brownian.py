@@ -1,11 +1,27 @@
 """A Brownian path that is a pure function of its seed."""
 
+import math
+import reprlib
+
 import torch
 
+from neurosde.arguments import as_numbers
 from neurosde.errors import DataError, ShapeError
-from neurosde.noise.keys import as_seed, chain, mixed_heads, mixed_rows
+from neurosde.noise.arguments import (
+    as_device,
+    as_dtype,
+    as_ends,
+    as_first,
+    as_levy,
+    as_series,
+    as_shape,
+    as_times,
+    is_within,
+)
+from neurosde.noise.keys import as_seed, chain
+from neurosde.noise.nodes import mixed_heads, mixed_rows
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, cut
-from neurosde.noise.steps import AbstractNoise, as_levy, as_series, as_shape, steps_first, with_area
+from neurosde.noise.steps import AbstractNoise, steps_first, with_area
 from neurosde.noise.tree import Tree
 from neurosde.typing import Tensor
 
@@ -75,34 +91,18 @@ class BrownianPath(AbstractNoise):
         device: torch.device | str | None = None,
     ):
         self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
-        self.dtype = dtype or torch.get_default_dtype()
-        self.series = as_series(series, self.shape[0], device)
-        self.t0, self.t1 = (self._end(name, value) for name, value in (("t0", t0), ("t1", t1)))
-        self._span = self.t1 - self.t0
+        self.dtype = as_dtype(dtype)
+        self.series = as_series(series, self.shape[0], as_device(device))
+        self.t0, self.t1, self._span = _ends(t0, t1, self.series)
         n_parts, n_noise = RICHNESS[self.levy], self.shape[1]
         words, pairs = (2 if n_parts == 3 else 1), (n_noise + 1) // 2 if n_parts == 1 else n_noise
         pair = torch.arange(words * pairs, device=self.series.device)
         keys = torch.as_tensor(chain(chain(self.seed, _COLUMN), self.series.unsqueeze(-1), pair))
         self._columns = keys.unflatten(-1, (pairs, words)).movedim(-1, 0).contiguous()
-        if not bool(torch.all(self._span > 0)):
-            bad = int(torch.argmin(torch.atleast_1d(self._span)))
-            raise DataError(
-                f"t1: expected every end after its start; series {bad} spans {float(self._span.min())}."
-            )
         self.levels = _levels(self._span, tol)  # (series,) where they differ
         self.deepest = int(self.levels.max()) if isinstance(self.levels, Tensor) else self.levels
         self._heads = mixed_heads(self.seed, [_ROOT, *range(self.deepest), _LEAF]).to(self.series.device)
         self.exact = torch.float64 if n_parts > 1 else self.dtype  # W alone keeps its digits in float32
-
-    def _end(self, name: str, value: float | Tensor) -> Tensor:
-        end = torch.as_tensor(value, dtype=torch.float64, device=self.series.device)
-        if end.dim() > 1 or (end.dim() == 1 and len(end) != self.shape[0]):
-            raise ShapeError(
-                f"{name}: expected a number or one a series ({self.shape[0]},), got {tuple(end.shape)}."
-            )
-        if not bool(torch.isfinite(end).all()):
-            raise DataError(f"{name}: expected finite times, got {end.tolist()}.")
-        return end
 
     def increment(self, s: float | Tensor, t: float | Tensor) -> BrownianIncrement:
         """Increment and integrals of the path over ``[s, t]``.
@@ -122,14 +122,16 @@ class BrownianPath(AbstractNoise):
         DataError
             If the times leave ``[t0, t1]``, run backwards, or are closer together than a leaf of the tree.
         """
-        ends = [torch.as_tensor(x, dtype=torch.float64, device=self.series.device) for x in (s, t)]
+        n_series, device = self.shape[0], self.series.device
+        ends = [as_ends(name, value, n_series, device) for name, value in (("s", s), ("t", t))]
         per_series = any(end.dim() == 1 for end in ends)
-        ends = [end.expand(self.shape[0]) for end in ends] if per_series else ends
+        ends = [end.expand(n_series) for end in ends] if per_series else ends
         return self.increments(torch.stack(ends, dim=-1)).at(0)
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Increments over consecutive steps; ``first`` does not matter to a path."""
-        times = torch.as_tensor(times, dtype=torch.float64, device=self.series.device)
+        as_first(first)
+        times = as_times(times, self.shape[0], self.series.device)
         u = self._fractions(times)
         shared = u.dim() == 1
         u = u.unsqueeze(-1) if shared else u.transpose(0, 1).contiguous()
@@ -149,11 +151,11 @@ class BrownianPath(AbstractNoise):
         return Tree(self._heads, self._columns, self.levels, RICHNESS[self.levy], dtype, self.is_compiled)
 
     def _scaled(self, z: Tensor) -> list[Tensor]:
-        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span."""
+        """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span, in place."""
         root = torch.sqrt(self._span).to(z.dtype)
-        root = root.view(-1, 1, 1) if root.dim() else root
         if RICHNESS[self.levy] > 1:
-            return [(root * part.unsqueeze(-1)).squeeze(-1) for part in z.unbind(1)]
+            return list(z.mul_(root.unsqueeze(-1) if root.dim() else root).unbind(1))
+        root = root.view(-1, 1, 1) if root.dim() else root
         W = z.new_empty(len(z), *z.shape[2:], 2)
         torch.mul(z.permute(0, 2, 3, 1), root, out=W)  # lanes become channels in the same pass
         return [W.flatten(2)[..., : self.shape[1]].contiguous()]
@@ -173,11 +175,12 @@ class BrownianPath(AbstractNoise):
         else:
             u = (times - self.t0.unsqueeze(-1)) / self._span.unsqueeze(-1)
         slack = 1e-12
-        if not bool(((u >= -slack) & (u <= 1 + slack)).all()):
-            raise DataError(
-                f"times: expected values inside the path's [{self.t0.tolist()}, {self.t1.tolist()}], "
-                f"got {float(times.min())} to {float(times.max())}."
-            )
+        inside = (u >= -slack) & (u <= 1 + slack)
+        if not bool(inside.all()):
+            bad = (~inside).nonzero()[0].tolist()
+            start, end = (float(x[bad[0]] if x.dim() else x) for x in (self.t0, self.t1))
+            got = float(times[tuple(bad[-times.dim() :])])
+            raise DataError(f"times: expected values inside the path's [{start}, {end}], got {got} at {bad}.")
         u = u.clamp(0.0, 1.0)
         gaps, size = torch.diff(u), self._leaves()
         inside_one_leaf = (gaps > 0) & (torch.floor(u[..., 1:] * size) == torch.floor(u[..., :-1] * size))
@@ -232,19 +235,37 @@ def _rescale(record: Scaled, c: Tensor) -> Scaled:
     return Scaled(record.W * root, H, K)
 
 
+def _ends(t0: float | Tensor, t1: float | Tensor, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both ends and the span between them: finite, and longer than nothing."""
+    start, end = (as_ends(*pair, len(series), series.device) for pair in (("t0", t0), ("t1", t1)))
+    span = end - start
+    if is_within(span, math.ulp(0.0)):
+        return start, end, span
+    for name, time in (("t0", start), ("t1", end)):
+        if not bool(torch.isfinite(time).all()):
+            bad = int((~torch.isfinite(time.reshape(-1))).nonzero()[0])
+            got = float(time.reshape(-1)[bad])
+            raise DataError(f"{name}: expected finite times, got {got} for series {bad}.")
+    spans = span.reshape(-1)
+    bad = int((~((spans > 0) & (spans < torch.inf))).nonzero()[0])
+    raise DataError(
+        f"t1: expected every end after its start, by a finite time; series {bad} spans {float(spans[bad])}."
+    )
+
+
 def _levels(span: Tensor, tol: float | Tensor | None) -> int | Tensor:
     """Depth of the trees: one number, or int64 ``(series,)`` where they differ."""
     if tol is None:
         return DEFAULT_LEVELS
-    length = torch.as_tensor(tol, dtype=torch.float64, device=span.device)
+    length = as_numbers("tol", tol, "a positive length of time, or one a series", device=span.device)
     if length.dim() and length.shape != span.shape:
         raise ShapeError(
             f"tol: expected a number or one a series that has ends of its own, {tuple(span.shape)}, "
             f"got {tuple(length.shape)}."
         )
     if not bool((length.isfinite() & (length > 0)).all()):
-        raise DataError(f"tol: expected a positive length of time, got {tol!r}.")
-    levels = powers_within(span / length).clamp(1, _MAX_LEVELS)
+        raise DataError(f"tol: expected a positive length of time, got {reprlib.repr(tol)}.")
+    levels = powers_within((span / length).clamp(max=2.0**_MAX_LEVELS)).clamp(min=1)
     return levels if bool((levels != levels.min()).any()) else int(levels.min())
 
 

@@ -5,10 +5,10 @@ import copy
 
 import torch
 
-from neurosde.errors import DataError, ShapeError
+from neurosde.noise.arguments import as_device, as_dtype, as_first, as_lengths, as_levy, as_series, as_shape
 from neurosde.noise.keys import as_seed, chain, normals, step_normals
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
-from neurosde.typing import Any, Tensor
+from neurosde.typing import Tensor
 
 _AREA = 103  # reserved level of the key
 _TILE = 10  # steps that fresh noise is drawn for at once; the engine asks for whole tens
@@ -96,12 +96,13 @@ class StepNoise(AbstractNoise):
         device: torch.device | str | None = None,
     ):
         self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
-        self.dtype = dtype or torch.get_default_dtype()
-        self.series = as_series(series, self.shape[0], device)
+        self.dtype = as_dtype(dtype)
+        self.series = as_series(series, self.shape[0], as_device(device))
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Increments over consecutive steps; see :class:`AbstractNoise`."""
-        dt = steps_first(torch.diff(times).to(self.dtype))
+        dt = steps_first(as_lengths(times, self.shape[0], self.series.device).to(self.dtype))
+        first = as_first(first)
         step = torch.arange(first, first + dt.shape[0], device=self.series.device)
         n_parts = RICHNESS[self.levy]
         z, key = step_normals(
@@ -147,11 +148,12 @@ class FreshNoise(AbstractNoise):
         device: torch.device | str | None = None,
     ):
         self.shape, self.levy, self.seed = as_shape(shape), as_levy(levy), as_seed(seed)
-        self.dtype, self.device = dtype or torch.get_default_dtype(), torch.device(device or "cpu")
+        self.dtype, self.device = as_dtype(dtype), as_device(device) or torch.device("cpu")
 
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Increments over consecutive steps; see :class:`AbstractNoise`."""
-        dt = steps_first(torch.diff(times).to(self.dtype))
+        dt = steps_first(as_lengths(times, self.shape[0], self.device).to(self.dtype))
+        first = as_first(first)
         z = self._normals(first, first + len(dt))
         if self.levy != "area":
             return scaled(z, dt, self.levy)
@@ -197,30 +199,3 @@ def with_area(increment: BrownianIncrement, key: Tensor) -> BrownianIncrement:
 def steps_first(dt: Tensor) -> Tensor:
     """Bring the step axis to the front: (step,) stays, (series, step) becomes (step, series, 1)."""
     return dt if dt.dim() == 1 else dt.transpose(0, 1).unsqueeze(-1)
-
-
-def as_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Check the shape of a source."""
-    if len(shape) != 2 or any(int(n) != n or n < 1 for n in shape):
-        raise ShapeError(f"shape: expected (series, noise), two positive integers, got {tuple(shape)}.")
-    return int(shape[0]), int(shape[1])
-
-
-def as_levy(levy: Levy) -> Levy:
-    """Check the richness of a source."""
-    if levy not in RICHNESS:
-        raise DataError(f"levy: expected one of {', '.join(map(repr, RICHNESS))}, got {levy!r}.")
-    return levy
-
-
-def as_series(series: Any, n_series: int, device: torch.device | str | None) -> Tensor:
-    """Check the keys of the series; row numbers by default."""
-    if series is None:
-        return torch.arange(n_series, device=device)
-    keys = torch.as_tensor(series, device=device)
-    if keys.shape != (n_series,) or keys.dtype.is_floating_point:
-        raise ShapeError(
-            f"series: expected {n_series} integer keys, got shape {tuple(keys.shape)} of {keys.dtype}; "
-            "neurosde.noise.series_keys makes keys of any ids."
-        )
-    return keys.to(torch.int64)

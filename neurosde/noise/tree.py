@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import embedding_bag, pad
 
-from neurosde.noise.keys import compiled_sums, crossed, mixed_rows
+from neurosde.noise.nodes import compiled_sums, crossed, mixed_rows
 from neurosde.noise.shares import make_shares
 from neurosde.typing import Tensor
 
@@ -67,9 +67,7 @@ class Tree:
         has the very numbers that it has in a batch.
         """
         n_series, n_pairs = self.columns.shape[1:]
-        out = torch.zeros(
-            max(0, len(u) - 1), self.lanes, n_series, n_pairs, dtype=self.dtype, device=u.device
-        )
+        out = self._zeros(max(0, len(u) - 1), n_series, n_pairs)
         if not len(out):
             return out
         on_cpu = u.device.type == "cpu"
@@ -89,6 +87,12 @@ class Tree:
                 times = u[begin : begin + length + 1, rows]
                 part._sum(out[begin : begin + length, :, rows], Grid(times, part, depth), table)
         return out
+
+    def _zeros(self, n_steps: int, n_series: int, n_pairs: int) -> Tensor:
+        """Room ``(step, lane, series, pair)``; an integral lies in one piece, where there are several."""
+        first = (n_steps, self.lanes) if self.n_parts == 1 else (self.lanes, n_steps)
+        out = torch.zeros(*first, n_series, n_pairs, dtype=self.dtype, device=self.columns.device)
+        return out if self.n_parts == 1 else out.transpose(0, 1)
 
     def _table(self, keys: Tensor) -> Tensor:
         if self.compiled or len(keys) <= self.size:

@@ -2,12 +2,26 @@
 
 import dataclasses
 import math
-import numbers
+import reprlib
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 
+from neurosde.arguments import as_number
 from neurosde.errors import DataError
-from neurosde.typing import NamedTuple, Tensor
+from neurosde.typing import Any, NamedTuple, Tensor
+
+_TOLERANCE = "a finite tolerance >= 0", lambda x: 0 <= x < math.inf
+_USABLE = {
+    "rtol": _TOLERANCE,
+    "atol": _TOLERANCE,
+    "pcoeff": ("a finite number", math.isfinite),
+    "icoeff": ("a finite number", math.isfinite),
+    **dict.fromkeys(("safety", "factor_min", "factor_max"), ("a number", lambda x: not math.isnan(x))),
+    "shortest": ("a finite length of time >= 0", lambda x: 0 <= x < math.inf),
+    "first": ("a positive first step, or None", lambda x: 0 < x < math.inf),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +92,9 @@ class PIController:
     jump_times: tuple[float, ...] = ()
 
     def __post_init__(self):
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise DataError(f"{name}: expected a finite tolerance >= 0, got {value!r}.")
+        for name, (expected, usable) in _USABLE.items():
+            if name != "first" or self.first is not None:
+                object.__setattr__(self, name, as_number(name, getattr(self, name), expected, usable))
         if self.rtol == self.atol == 0:
             raise DataError(
                 "rtol, atol: both are 0, which no step can meet; give one of them a positive value."
@@ -91,12 +104,10 @@ class PIController:
                 "safety, factor_min, factor_max: expected 0 < safety <= 1, 0 < factor_min < 1 < factor_max, "
                 f"got {self.safety}, {self.factor_min}, {self.factor_max}."
             )
-        if not (math.isfinite(self.shortest) and self.shortest >= 0):
-            raise DataError(f"shortest: expected a finite length of time >= 0, got {self.shortest!r}.")
-        if not all(isinstance(time, numbers.Real) and math.isfinite(time) for time in self.jump_times):
-            raise DataError(f"jump_times: expected finite times, got {tuple(self.jump_times)!r}.")
-        if self.first is not None and not (math.isfinite(self.first) and self.first > 0):
-            raise DataError(f"first: expected a positive first step, got {self.first!r}.")
+        if not isinstance(self.whole_batch, bool | np.bool_):
+            raise DataError(f"whole_batch: expected True or False, got {reprlib.repr(self.whole_batch)}.")
+        object.__setattr__(self, "whole_batch", bool(self.whole_batch))
+        object.__setattr__(self, "jump_times", _as_jumps(self.jump_times))
 
     def error(self, error: Tensor, y: Tensor, ahead: Tensor) -> Tensor:
         """Scaled error of a step, ``(clock,)``: 0 where there is none, infinite where it is not a number."""
@@ -118,6 +129,14 @@ class PIController:
         powers = -(self.icoeff + self.pcoeff) / q, self.pcoeff / q
         numbers = self.atol, self.rtol, self.safety, *powers, self.factor_min, self.factor_max, self.shortest
         return Rule(*torch.tensor(numbers, dtype=torch.float64, device=device).unbind())
+
+
+def _as_jumps(times: Any) -> tuple[float, ...]:
+    """Finite times, in the order in which they were given."""
+    alone = isinstance(times, np.ndarray | Tensor) and not times.ndim
+    if alone or not isinstance(times, Iterable) or isinstance(times, str | bytes):
+        raise DataError(f"jump_times: expected a list of finite times, got {reprlib.repr(times)}.")
+    return tuple(as_number(f"jump_times[{i}]", time, "a finite time") for i, time in enumerate(times))
 
 
 class Rule(NamedTuple):

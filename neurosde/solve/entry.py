@@ -11,7 +11,7 @@ import torch
 from neurosde.arguments import as_count, as_numbers
 from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.noise import AbstractNoise
-from neurosde.noise.steps import as_series
+from neurosde.noise.arguments import as_series
 from neurosde.sde import SDE, RunningCost, as_sde
 from neurosde.solve import engine
 from neurosde.solve.absorbing import AbsorbingSet, absorber_of

@@ -1,7 +1,6 @@
 """torchsde's entry points on this backend: change the import and nothing else."""
 
 import math
-import numbers
 import reprlib
 import warnings
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from typing import cast
 
 import torch
 
+from neurosde.arguments import as_number
 from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.sde import SDE, Field, ForeignSDE, as_names, as_sde, divergence_cost
 from neurosde.solve.choice import check_stepper, choose_stepper
@@ -224,10 +224,9 @@ def _integrate(
     stepper = _stepper(call, model)
     controller = None
     if call.adaptive is not None:
-        rtol, atol, dt_min = (
-            _as_real(*pair) for pair in zip(("rtol", "atol", "dt_min"), call.adaptive, strict=True)
-        )
-        controller = PIController(rtol, atol, first=call.dt, shortest=dt_min, whole_batch=True)
+        rtol, atol, dt_min = call.adaptive
+        shortest = as_number("dt_min", dt_min, "a finite length of time >= 0", lambda x: 0 <= x < math.inf)
+        controller = PIController(rtol, atol, first=_as_first(call.dt), shortest=shortest, whole_batch=True)
     dt = None if controller else _one_step_at_least(call.dt, ts)
     options = Options(stepper, controller, call.bm, dt, running=running, gradient=gradient)
     carries = isinstance(stepper, ReversibleHeun)  # the other methods hand on nothing, as in torchsde
@@ -269,13 +268,9 @@ def _one_step_at_least(dt: Any, ts: Tensor) -> Any:
     return span if isinstance(dt, float) and dt == _DT and 0 < span < dt else dt
 
 
-def _as_real(name: str, value: Any) -> float:
-    """A tolerance or the shortest step, under torchsde's name for it."""
-    number = float(value) if isinstance(value, numbers.Real) else math.nan
-    if not (math.isfinite(number) and number >= 0):
-        kind = "length of time" if name == "dt_min" else "tolerance"
-        raise DataError(f"{name}: expected a finite {kind} >= 0, got {value!r}.")
-    return number
+def _as_first(dt: Any) -> float | None:
+    """The first step, under torchsde's name for it."""
+    return None if dt is None else as_number("dt", dt, "a positive first step", lambda x: 0 < x < math.inf)
 
 
 def _as_parameters(tensors: Any) -> tuple[Tensor, ...]:

@@ -109,6 +109,61 @@ def test_options_of_the_wrong_kind(options, sentence):
     says(sentence, lambda: nsde.solve(Fields(), START, UNIT, **options))
 
 
+TOLERANCE, LENGTH = "a finite tolerance >= 0", "a finite length of time >= 0"
+NUMBERS = {
+    "rtol": TOLERANCE, "atol": TOLERANCE, "shortest": LENGTH, "pcoeff": "a finite number",
+    "icoeff": "a finite number", "safety": "a number", "factor_min": "a number", "factor_max": "a number",
+    "first": "a positive first step, or None",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), NUMBERS.items())
+@pytest.mark.parametrize("value", ["a", None, 1j, True, [0.5], torch.tensor([0.5]), NAN, {}], ids=repr)
+def test_numbers_of_a_controller(name, expected, value):
+    if name == "first" and value is None:
+        return
+    says(f"{name}: expected {expected}, got",
+         lambda: PIController(**{"rtol": 0.1, "atol": 0.1, name: value}), DataError)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["pcoeff", "icoeff", "first", "shortest", "rtol", "atol"])
+@pytest.mark.parametrize("value", [math.inf, 10**400], ids=["inf", "large"])
+def test_infinite_numbers_of_a_controller(name, value):
+    says(f"{name}: expected",
+         lambda: PIController(**{"rtol": 0.1, "atol": 0.1, name: value}), DataError)  # fmt: skip
+
+
+CONTROLLERS = [
+    ({"jump_times": None}, "jump_times: expected a list of finite times, got None"),
+    ({"jump_times": 3}, "jump_times: expected a list of finite times, got 3"),
+    ({"jump_times": "ab"}, "jump_times: expected a list of finite times, got 'ab'"),
+    ({"jump_times": torch.tensor(0.1)}, "jump_times: expected a list of finite times"),
+    ({"jump_times": [0.1, "a"]}, "jump_times[1]: expected a finite time, got 'a'"),
+    ({"jump_times": (0.1, NAN)}, "jump_times[1]: expected a finite time, got nan"),
+    ({"jump_times": [True]}, "jump_times[0]: expected a finite time, got True"),
+    ({"jump_times": [[0.1]]}, "jump_times[0]: expected a finite time, got [0.1]"),
+    ({"whole_batch": "no"}, "whole_batch: expected True or False, got 'no'"),
+    ({"whole_batch": None}, "whole_batch: expected True or False, got None"),
+    ({"whole_batch": 1}, "whole_batch: expected True or False, got 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), CONTROLLERS)
+def test_controllers_that_cannot_be_used(arguments, sentence):
+    says(sentence, lambda: PIController(0.1, 0.1, **arguments), DataError)
+
+
+def test_controllers_as_users_bring_them():
+    """Equal, whatever they were built of, and hashable; a generator of jumps is not used up."""
+    plain = PIController(0.25, 0.5, first=0.125, jump_times=(0.25, 0.5), whole_batch=True)
+    for jumps in ([0.25, 0.5], np.array([0.25, 0.5]), torch.tensor([0.25, 0.5]), (x / 4 for x in (1, 2))):
+        given = PIController(
+            np.float32(0.25), torch.tensor(0.5), first=np.array(0.125), jump_times=jumps, whole_batch=np.True_
+        )
+        assert given == plain
+        assert hash(given) == hash(plain)
+
+
 NAMES = [
     ("drift", 'names: expected a dict such as {"drift": "mu"}'),
     (3, "names: expected a dict"),
@@ -347,6 +402,8 @@ TORCHSDE = [
     ({"adaptive": True, "atol": None}, "atol: expected a finite tolerance >= 0, got None"),
     ({"adaptive": True, "dt_min": "a"}, "dt_min: expected a finite length of time >= 0, got 'a'"),
     ({"adaptive": True, "dt_min": -1.0}, "dt_min: expected a finite length of time >= 0, got -1.0"),
+    ({"adaptive": True, "dt": "a"}, "dt: expected a positive first step, got 'a'"),
+    ({"adaptive": True, "dt": -0.1}, "dt: expected a positive first step, got -0.1"),
     ({"extra_solver_state": "abc"}, "extra_solver_state: expected what extra=True gave"),
     ({"extra_solver_state": 3}, "extra_solver_state: expected what extra=True gave"),
     ({"extra_solver_state": (1, 2, 3)}, "extra_solver_state: expected what extra=True gave"),
