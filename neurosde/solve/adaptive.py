@@ -168,9 +168,7 @@ class StepSearch:
         n = len(course.targets)
         zeros = torch.zeros(n, dtype=torch.int64, device=y.device)
         first = self.controller.first
-        longest = (
-            torch.full_like(course.span, 0.01) if first is None else (first / course.span).clamp(max=1.0)
-        )
+        longest = course.span.new_tensor([self.controller.first_of(span) for span in course.span.tolist()])
         status = torch.where(course.targets[:, 1] >= NEVER, int(Status.SUCCESS), -1)
         t = clock_time(course, torch.zeros_like(course.span), y)
         carry = model.stepper.start(model.sde, t, y) if carry is None else carry

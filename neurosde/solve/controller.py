@@ -23,6 +23,8 @@ _USABLE = {
     "first": ("a positive first step, or None", lambda x: 0 < x < math.inf),
 }
 
+_FIRST = 1 / 16  # step of a span where no other is asked for
+
 
 @dataclasses.dataclass(frozen=True)
 class ConstantStep:
@@ -60,7 +62,8 @@ class PIController:
         A step no longer than this is taken whatever its error, in units of time. By default none is: a
         series that needs steps below the leaves of its path gives up.
     first
-        First step, in units of time; by default a hundredth of the span.
+        First step, in units of time; by default a sixteenth of the span: on the tree steps can only double,
+        so a start that is too short costs more than one that is turned down.
     whole_batch
         One clock for all series, with the error's mean over them: quicker where they need similar steps.
     jump_times
@@ -108,6 +111,10 @@ class PIController:
             raise DataError(f"whole_batch: expected True or False, got {reprlib.repr(self.whole_batch)}.")
         object.__setattr__(self, "whole_batch", bool(self.whole_batch))
         object.__setattr__(self, "jump_times", _as_jumps(self.jump_times))
+
+    def first_of(self, span: float) -> float:
+        """First step as a fraction of a span."""
+        return _FIRST if self.first is None else min(self.first / span, 1.0)
 
     def error(self, error: Tensor, y: Tensor, ahead: Tensor) -> Tensor:
         """Scaled error of a step, ``(clock,)``: 0 where there is none, infinite where it is not a number."""

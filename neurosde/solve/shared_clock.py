@@ -77,7 +77,7 @@ class SharedSearch:
         controller, finest, model = self.controller, self.finest, self.model
         rule = controller.rule(self.order, self.device)
         least = max(controller.shortest / self.span, finest)
-        longest = 0.01 if controller.first is None else min(controller.first / self.span, 1.0)
+        longest = controller.first_of(self.span)
         carry = model.stepper.start(model.sde, self._time(0.0, y), y) if handed is None else handed
         pending, previous, rejected = self.stack.first, 1.0, 0
         taken, ends, met = [], [0.0], [(0, y)]
