@@ -154,7 +154,10 @@ class BrownianPath(AbstractNoise):
         """Integrals ``(step, series, noise)`` in units of time, of lanes in units of the span, in place."""
         root = torch.sqrt(self._span).to(z.dtype)
         if RICHNESS[self.levy] > 1:
-            return list(z.mul_(root.unsqueeze(-1) if root.dim() else root).unbind(1))
+            wide = root.unsqueeze(-1) if root.dim() else root
+            if self.is_compiled:  # a compiled loop takes no two views of one piece of memory
+                return [part * wide for part in z.unbind(1)]
+            return list(z.mul_(wide).unbind(1))
         root = root.view(-1, 1, 1) if root.dim() else root
         W = z.new_empty(len(z), *z.shape[2:], 2)
         torch.mul(z.permute(0, 2, 3, 1), root, out=W)  # lanes become channels in the same pass

@@ -167,7 +167,6 @@ class StepSearch:
         course, model = self.course, self.model
         n = len(course.targets)
         zeros = torch.zeros(n, dtype=torch.int64, device=y.device)
-        first = self.controller.first
         longest = course.span.new_tensor([self.controller.first_of(span) for span in course.span.tolist()])
         status = torch.where(course.targets[:, 1] >= NEVER, int(Status.SUCCESS), -1)
         t = clock_time(course, torch.zeros_like(course.span), y)

@@ -125,15 +125,7 @@ def attempt(
     model: Model, course: Course, now: Clocks, proposal: Proposal, target: Tensor, ys: Tensor
 ) -> Attempted:
     """Try a step on every clock that is ready; states that meet a target are written into ``ys``."""
-    increment, ready, begin = real_increment(course, proposal, now.y), proposal.ready, proposal.refused.start
-    end = begin + proposal.length
-    if now.exits is not None:
-        # to the last bit the length that the grid has, so that the steps taken again have the same exits
-        dt = ((course.start + end * course.span) - (course.start + begin * course.span)).to(now.y)
-        increment = increment._replace(dt=dt.reshape(increment.dt.shape))
-    t, h = clock_time(course, begin, now.y), increment.dt
-    weights = model.stepper.weights(model.sde, t.reshape(1, -1, 1), h.reshape(1, -1, 1))
-    step = Step(t, h, increment, tuple(part[0] for part in weights))
+    step, end, ready = _step_of(model, course, now, proposal)
     stepped = model.stepper.step(model.sde, step, now.y, now.carry)
     size = _size(course, now, stepped.error, stepped.y)
     finite = torch.isfinite(size)
@@ -143,30 +135,39 @@ def attempt(
     grown = torch.maximum(proposal.length * factor, now.longest)  # a step cut short says little
     longer = torch.where(accepted, grown, proposal.length * factor.clamp(max=0.5)).clamp(max=1.0)
     met = accepted & (end == target)
-    meets = met.expand(len(now.y))
-    place = torch.arange(len(ys), device=ys.device), now.target.expand(len(now.y)).clamp(max=ys.shape[1] - 1)
     y = _pick(accepted, stepped.y, now.y)
-    taken, refused = (
-        now.accepted + accepted.to(torch.int64),
-        now.rejected + (ready & ~accepted).to(torch.int64),
-    )
     after = Clocks(
         y,
         _carried(model, course, now, stepped.carry, y, end, accepted, met),
         choose(accepted, proposal),
         torch.where(ready, longer, now.longest),
         torch.where(accepted, size.clamp(min=1e-4), now.previous),
-        now.target + met.to(torch.int64),
+        now.target + met,
         now.status,
-        taken,
-        refused,
+        now.accepted + accepted,
+        now.rejected + (ready & ~accepted),
     )
     hopeless = ready & ~accepted & (forced | (proposal.length <= course.finest))
     after = after._replace(status=_status(course, after, met, hopeless, finite))
     if now.exits is not None:
         after = _until_exit(model, now, after, step, stepped.y, accepted)
-    ys[place] = torch.where(meets.unsqueeze(-1), after.y, ys[place])
-    return Attempted(after, end, accepted, increment)
+    column = now.target.expand(len(ys)).clamp(max=ys.shape[1] - 1)
+    place = torch.arange(len(ys), device=ys.device), column
+    ys[place] = torch.where(met.expand(len(ys)).unsqueeze(-1), after.y, ys[place])
+    return Attempted(after, end, accepted, step.noise)
+
+
+def _step_of(model: Model, course: Course, now: Clocks, proposal: Proposal) -> tuple[Step, Tensor, Tensor]:
+    """The proposed step, the fractions of the span at its ends, and the clocks that are ready for it."""
+    increment, begin = real_increment(course, proposal, now.y), proposal.refused.start
+    end = begin + proposal.length
+    if now.exits is not None:
+        # to the last bit the length that the grid has, so that the steps taken again have the same exits
+        dt = ((course.start + end * course.span) - (course.start + begin * course.span)).to(now.y)
+        increment = increment._replace(dt=dt.reshape(increment.dt.shape))
+    t, h = clock_time(course, begin, now.y), increment.dt
+    weights = model.stepper.weights(model.sde, t.reshape(1, -1, 1), h.reshape(1, -1, 1))
+    return Step(t, h, increment, tuple(part[0] for part in weights)), end, proposal.ready
 
 
 def real_increment(course: Course, proposal: Proposal, y: Tensor) -> BrownianIncrement:
