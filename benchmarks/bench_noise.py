@@ -15,6 +15,7 @@ from timing import Calls, medians
 from neurosde.noise import BrownianPath, Levy, StepNoise
 from neurosde.noise.single import SingleStack
 from neurosde.noise.stack import DyadicStack, choose
+from neurosde.solve.compiling import Compile, Compiler
 
 CHANNELS, STEP = 16, 2.0**-7
 
@@ -85,16 +86,19 @@ class Bench:
         for levy in ("none", "space-time"):
             calls: Calls = {"torch.randn, step by step": lambda: [torch.randn(self.shape) for _ in range(n)]}
             calls["stack, whole batch"] = lambda v=levy: walk(self.path(1.0, v), n)
+            if self.compiled:
+                calls["stack, whole batch, compiled"] = lambda v=levy: walk(self.path(1.0, v), n, "chunk")
             calls["stack, each series"] = lambda v=levy: walk_each(self.path(1.0, v), n)
             show(f"{levy}, adaptive stack, {n} steps", calls, self.repetitions)
 
 
-def walk(path: BrownianPath, n: int) -> None:
+def walk(path: BrownianPath, n: int, mode: Compile = "off") -> None:
     """Take steps of one length from end to end, on one clock."""
     stack = SingleStack(path)
     pending = stack.first
-    for _ in range(n):
-        pending = stack.propose(pending, 1 / n, 1.0).taken
+    with Compiler(("walk", path.levy, (), None, path.dtype, "cpu", False), mode).open() as call:
+        for _ in range(n):
+            pending = stack.propose(pending, 1 / n, 1.0, call if mode == "chunk" else None).taken
 
 
 def walk_each(path: BrownianPath, n: int) -> None:
