@@ -8,10 +8,10 @@ time over the row's: above 1 the row is quicker. Wants jax and diffrax, which th
 import argparse
 import importlib.util
 import os
-import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from bench_solver import DT, STATES, Networks, training
@@ -127,72 +127,81 @@ class Diffrax:
         return self.timed(self.jax.value_and_grad(loss), self.weights, y, self.key)
 
 
-def measure(title: str, calls: Calls, repetitions: int) -> None:
-    """Time calls in turn and print a table; the first is diffrax's own default."""
+class Table(NamedTuple):
+    """What is timed together: a title, the calls, the first of which is diffrax's default, and how often."""
+
+    title: str
+    calls: Calls
+    repetitions: int
+    note: Callable[[], str] = lambda: ""
+
+
+def show(table: Table) -> None:
+    """Time calls in turn and print a table."""
     first = {}
-    for name, call in calls.items():
+    for name, call in table.calls.items():
         begin = time.process_time()
         call()
         first[name] = 1e3 * (time.process_time() - begin)
-    results = medians(calls, repetitions)
+    results = medians(table.calls, table.repetitions)
     peer = next(iter(results.values()))
-    print(f"\n{title}\n  {'':42s} {'median':>10s} {'diffrax / it':>13s} {'first call':>11s}")
+    print(f"\n{table.title}\n  {'':42s} {'median':>10s} {'diffrax / it':>13s} {'first call':>11s}")
     for name, value in results.items():
         print(f"  {name:42s} {value:7.2f} ms {peer / value:11.2f} x {1e-3 * first[name]:9.2f} s", flush=True)
+    print(table.note())
 
 
-def forward(peer: Diffrax, model: Networks, sizes: list[tuple[int, int]], repetitions: int) -> None:
+def forward(peer: Diffrax, model: Networks, n_series: int, n_steps: int, repetitions: int) -> Table:
     """Euler's steps without gradients."""
-    for n_series, n_steps in sizes:
-        y = start(n_series)
-        x = peer.np.asarray(y.numpy())
-        given = (peer.weights, x, peer.key)
-        calls: Calls = {
-            "diffrax, virtual Brownian tree": peer.timed(peer.euler, *given, n_steps=n_steps),
-            "diffrax, UnsafeBrownianPath": peer.timed(peer.euler, *given, n_steps=n_steps, tree=False),
-            "jax, lax.scan by hand": peer.timed(peer.scan, *given, n_steps=n_steps),
-        }
-        calls |= {
-            f"ours, compile={mode!r}": ours(model, y, n_steps, compile=mode) for mode in ("off", "chunk")
-        }
-        calls["ours, one path at every dt (seed)"] = ours(model, y, n_steps, compile="chunk", seed=0)
-        with torch.no_grad():
-            measure(f"forward Euler, batch {n_series}, {n_steps} steps", calls, repetitions)
+    y = start(n_series)
+    given = (peer.weights, peer.np.asarray(y.numpy()), peer.key)
+    calls: Calls = {
+        "diffrax, virtual Brownian tree": peer.timed(peer.euler, *given, n_steps=n_steps),
+        "diffrax, UnsafeBrownianPath": peer.timed(peer.euler, *given, n_steps=n_steps, tree=False),
+        "jax, lax.scan by hand": peer.timed(peer.scan, *given, n_steps=n_steps),
+    }
+    for mode in ("off", "chunk"):
+        calls[f"ours, compile={mode!r}"] = ours(model, y, n_steps, compile=mode)
+    calls["ours, one path at every dt, compile='chunk'"] = ours(model, y, n_steps, compile="chunk", seed=0)
+    return Table(f"beside diffrax: forward Euler, batch {n_series}, {n_steps} steps", calls, repetitions)
 
 
-def train(peer: Diffrax, model: Networks, sizes: list[tuple[int, int]], repetitions: int) -> None:
+def train(peer: Diffrax, model: Networks, n_series: int, n_steps: int, repetitions: int) -> Table:
     """Euler's steps and the gradient of their weights."""
-    for n_series, n_steps in sizes:
-        y = start(n_series)
-        x = peer.np.asarray(y.numpy())
-        calls: Calls = {
-            "diffrax, RecursiveCheckpointAdjoint": peer.gradient(peer.euler, x, n_steps),
-            "diffrax, max_steps as needed": peer.gradient(peer.euler, x, n_steps, limit=n_steps),
-            "jax, lax.scan by hand": peer.gradient(peer.scan, x, n_steps),
-        }
-        for mode in ("off", "chunk"):
-            calls[f"ours, compile={mode!r}"] = training(ours(model, y, n_steps, compile=mode), model)
-        measure(f"forward and backward, batch {n_series}, {n_steps} steps", calls, repetitions)
+    y = start(n_series)
+    x = peer.np.asarray(y.numpy())
+    calls: Calls = {
+        "diffrax, RecursiveCheckpointAdjoint": peer.gradient(peer.euler, x, n_steps),
+        "diffrax, max_steps as needed": peer.gradient(peer.euler, x, n_steps, limit=n_steps),
+        "jax, lax.scan by hand": peer.gradient(peer.scan, x, n_steps),
+    }
+    for mode in ("off", "chunk"):
+        calls[f"ours, compile={mode!r}"] = training(ours(model, y, n_steps, compile=mode, grad=True), model)
+    title = f"beside diffrax: forward and backward, batch {n_series}, {n_steps} steps"
+    return Table(title, calls, repetitions)
 
 
-def adaptive(peer: Diffrax, model: Networks, sizes: list[int], repetitions: int) -> None:
+def adaptive(peer: Diffrax, model: Networks, n_series: int, repetitions: int, *, each: bool) -> Table:
     """Heun's steps at a tolerance, and how many each side took."""
-    for n_series in sizes:
-        y = start(n_series)
-        x = peer.np.asarray(y.numpy())
-        for clocks, each in (("each series", True), ("whole batch", False)):
-            theirs = peer.timed(peer.adaptive, peer.weights, x, peer.key, each=each)
-            rule = PIController(rtol=TOLERANCE, atol=TOLERANCE, whole_batch=not each)
-            mine = {mode: adaptive_solve(model, y, rule, mode) for mode in ("off", "chunk")}
-            calls: Calls = {"diffrax, virtual Brownian tree": theirs}
-            calls |= {f"ours, compile={mode!r}": call for mode, call in mine.items()}
-            measure(f"adaptive Heun, batch {n_series}, tolerance {TOLERANCE}, {clocks}", calls, repetitions)
-            stats = mine["off"]().stats
-            attempts = (stats["accepted"] + stats["rejected"]).double().mean()
-            print(f"  attempts a series: diffrax {float(theirs()[1].mean()):.1f}, ours {float(attempts):.1f}")
+    y = start(n_series)
+    x = peer.np.asarray(y.numpy())
+    theirs = peer.timed(peer.adaptive, peer.weights, x, peer.key, each=each)
+    rule = PIController(rtol=TOLERANCE, atol=TOLERANCE, whole_batch=not each)
+    mine = {mode: adaptive_solve(model, y, rule, mode) for mode in ("off", "chunk")}
+    calls: Calls = {"diffrax, virtual Brownian tree": theirs}
+    calls |= {f"ours, compile={mode!r}": call for mode, call in mine.items()}
+
+    def note() -> str:
+        stats = mine["off"]().stats
+        attempts = (stats["accepted"] + stats["rejected"]).double().mean()
+        return f"  attempts a series: diffrax {float(theirs()[1].mean()):.1f}, ours {float(attempts):.1f}"
+
+    clocks = "each series" if each else "whole batch"
+    title = f"beside diffrax: adaptive Heun, batch {n_series}, tolerance {TOLERANCE}, {clocks}"
+    return Table(title, calls, repetitions, note)
 
 
-def brownian(peer: Diffrax, n_series: int, repetitions: int) -> None:
+def brownian(peer: Diffrax, n_series: int, repetitions: int) -> Table:
     """A path alone, asked for the increments of a grid."""
     shape = (n_series, STATES)
     grid = torch.linspace(0, 1, GRID + 1, dtype=torch.float64)
@@ -205,7 +214,27 @@ def brownian(peer: Diffrax, n_series: int, repetitions: int) -> None:
         "ours, step noise": lambda: StepNoise(shape, seed=0).increments(grid),
         "ours, path on its lattice": lambda: BrownianPath(0.0, 1.0, shape, seed=0).increments(grid),
     }
-    measure(f"increments alone, batch {n_series}, {GRID} steps", calls, repetitions)
+    return Table(f"beside diffrax: increments alone, batch {n_series}, {GRID} steps", calls, repetitions)
+
+
+def tables(repetitions: int, quick: bool) -> Iterator[tuple[str, Table]]:
+    """Part and table, one after the other; nothing without jax and diffrax."""
+    if any(importlib.util.find_spec(name) is None for name in ("jax", "diffrax")):
+        return
+    ito, stratonovich, few = Networks("ito"), Networks("stratonovich"), max(3, repetitions // 3)
+    stratonovich.load_state_dict(ito.state_dict())
+    peer = Diffrax(ito)
+    gap = agreement(peer, ito)
+    assert gap < 1e-5, f"the fields of both sides differ by {gap:.1g}"
+    sizes = [(256, 100, repetitions), (256, 1000, few), *([] if quick else [(4096, 100, few)])]
+    for n_series, n_steps, times in sizes:
+        yield "forward", forward(peer, ito, n_series, n_steps, times)
+    for n_series, n_steps, times in (size for size in sizes if size[1] == 100):
+        yield "train", train(peer, ito, n_series, n_steps, times)
+    for n_series, times in [(256, repetitions), *([] if quick else [(2048, few)])]:
+        for each in (True, False):
+            yield "adaptive", adaptive(peer, stratonovich, n_series, times, each=each)
+    yield "brownian", brownian(peer, 256, few)
 
 
 def start(n_series: int) -> torch.Tensor:
@@ -213,9 +242,16 @@ def start(n_series: int) -> torch.Tensor:
     return torch.randn(n_series, STATES, generator=torch.Generator().manual_seed(0))
 
 
-def ours(model: Networks, y: torch.Tensor, n_steps: int, **options) -> Callable[[], torch.Tensor]:
+def ours(
+    model: Networks, y: torch.Tensor, n_steps: int, *, grad: bool = False, **options
+) -> Callable[[], torch.Tensor]:
     """A solve of this package with fixed steps."""
-    return lambda: nsde.solve(model, y, [0.0, n_steps * DT], dt=DT, **options).ys
+
+    def run() -> torch.Tensor:
+        with torch.set_grad_enabled(grad):
+            return nsde.solve(model, y, [0.0, n_steps * DT], dt=DT, **options).ys
+
+    return run
 
 
 def adaptive_solve(
@@ -241,44 +277,24 @@ def agreement(peer: Diffrax, model: Networks) -> float:
     return max(float(abs(mine.detach().numpy() - theirs).max()) for mine, theirs in gaps)
 
 
-def main() -> int:
+def main() -> None:
     """Time it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("forward", "train", "adaptive", "brownian"))
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="small batches only")
     options = parser.parse_args()
-    if any(importlib.util.find_spec(name) is None for name in ("jax", "diffrax")):
-        print("skipped: install jax and diffrax")
-        return 0
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    ito, stratonovich, repetitions = Networks("ito"), Networks("stratonovich"), options.repetitions
-    stratonovich.load_state_dict(ito.state_dict())
-    peer = Diffrax(ito)
-    gap = agreement(peer, ito)
-    print(f"jax {peer.jax.__version__}, diffrax {peer.diffrax.__version__}, torch {torch.__version__}")
-    print(f"the fields of both sides differ by {gap:.1g} at most")
-    small, few = [(256, 100)], max(3, repetitions // 3)
-    parts = {
-        "forward": lambda: forward(peer, ito, [*small, (256, 1000)], repetitions),
-        "train": lambda: train(peer, ito, small, repetitions),
-        "adaptive": lambda: adaptive(peer, stratonovich, [256], repetitions),
-        "brownian": lambda: brownian(peer, 256, few),
-    }
-    large = {
-        "forward": lambda: forward(peer, ito, [(4096, 100)], few),
-        "train": lambda: train(peer, ito, [(4096, 100)], few),
-        "adaptive": lambda: adaptive(peer, stratonovich, [2048], few),
-    }
-    for name, part in parts.items():
-        if options.only in (None, name):
-            part()
-            if not options.quick and name in large:
-                large[name]()
-    return 0
+    found = False
+    for part, table in tables(options.repetitions, options.quick):
+        found = True
+        if options.only in (None, part):
+            show(table)
+    if not found:
+        print("skipped: install jax and diffrax")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -54,6 +54,7 @@ def rows(config: dict[str, Any], *, seed: int, device: str, fast: bool) -> Itera
                 yield shared | {"metric": "MiB" if name == "memory" else "milliseconds", "value": value}
                 yield shared | {"metric": "first row / this row", "value": peer / value}
         yield from precision(config, fast)
+        yield from beside_diffrax(config, fast)
 
 
 def precision(config: dict[str, Any], fast: bool) -> Iterator[dict[str, Any]]:
@@ -77,3 +78,16 @@ def precision(config: dict[str, Any], fast: bool) -> Iterator[dict[str, Any]]:
                     ("most", found[-1]),
                 ):
                     yield shared | {"metric": f"{metric} ratio", "value": value, "seconds": seconds}
+
+
+def beside_diffrax(config: dict[str, Any], fast: bool) -> Iterator[dict[str, Any]]:
+    """The tables beside diffrax, where it and jax are installed."""
+    diffrax, timing = benchmark("bench_diffrax"), benchmark("timing")
+    for _, table in diffrax.tables(2 if fast else config["repetitions"], fast):
+        began = time.perf_counter()
+        results = timing.medians(table.calls, table.repetitions)
+        seconds, peer = time.perf_counter() - began, next(iter(results.values()))
+        for method, value in results.items():
+            shared = {"dataset": table.title, "method": method, "seconds": seconds}
+            yield shared | {"metric": "milliseconds", "value": value}
+            yield shared | {"metric": "first row / this row", "value": peer / value}
