@@ -221,6 +221,10 @@ def tables(repetitions: int, quick: bool) -> Iterator[tuple[str, Table]]:
     """Part and table, one after the other; nothing without jax and diffrax."""
     if any(importlib.util.find_spec(name) is None for name in ("jax", "diffrax")):
         return
+    if hasattr(
+        os, "sched_setaffinity"
+    ):  # or jax would take every core, and processor time would count them all
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     ito, stratonovich, few = Networks("ito"), Networks("stratonovich"), max(3, repetitions // 3)
     stratonovich.load_state_dict(ito.state_dict())
     peer = Diffrax(ito)
@@ -284,8 +288,6 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="small batches only")
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     found = False
     for part, table in tables(options.repetitions, options.quick):

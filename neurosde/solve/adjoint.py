@@ -33,7 +33,7 @@ class _Adjoint(torch.autograd.Function):
     def forward(
         ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *tensors: Tensor
     ) -> Tensor:
-        outcome.append(engine.run(problem, y, recompute=False))
+        outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
         ctx.problem, ctx.tensors = problem, tensors
         ctx.save_for_backward(outcome[0].rows)
         return outcome[0].rows.clone()
@@ -52,7 +52,7 @@ def _solve_backwards(
     arrivals, states = by_step(problem, grad), by_step(problem, rows)
     known = by_step(problem, torch.ones_like(rows))
     zero = torch.zeros_like(rows[:, 0])
-    source = engine.BlockSource(problem, rows.dtype)
+    source = engine.BlockSource(problem, rows.dtype, section=engine.SMALL_SECTION)
     length = problem.grid.length
     y, a = states.get(length, zero), arrivals.get(length, zero)
     sums = [torch.zeros_like(x) for x in tensors]

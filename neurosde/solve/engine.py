@@ -29,8 +29,9 @@ from neurosde.solve.stepper import Carry
 from neurosde.typing import Any, NamedTuple, Tensor
 
 CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
-_EAGER = 5 * CHUNK  # steps of a block that is taken as it is: a look for failures at its end
+_EAGER = 5  # as many may be taken as they are before a look for failures
 _SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
+SMALL_SECTION = 2**17  # the same where memory is what counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Outcome(NamedTuple):
         return self._replace(rows=replay.rows, status=status, carry=replay.carry, penalty=replay.penalty)
 
 
-def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
+def run(problem: Problem, y: Tensor, *, recompute: bool, section: int = _SECTION) -> Outcome:
     """Take every step of the grid.
 
     Parameters
@@ -73,13 +74,15 @@ def run(problem: Problem, y: Tensor, *, recompute: bool) -> Outcome:
         Initial states, ``(series, state)``.
     recompute
         Keep only the state between blocks of about sqrt(steps) steps, and take them again on the way back.
+    section
+        Increments that are drawn at once.
     """
     grid = problem.grid
     state = first_state(problem, y)
     failed_at = torch.full((len(y),), grid.length + 1, device=y.device)
     picker = Picker(grid, len(y))
     picker.take([row(state)], 0)
-    runner = _Runner(problem, state, recompute)
+    runner = _Runner(problem, state, recompute, section)
     first = 0
     while first < grid.length:
         rows, after, last = runner.steps(state, first, picker)
@@ -136,12 +139,14 @@ class BlockSource:
         Of the states.
     length
         Steps of a block; a section is a number of whole blocks.
+    section
+        Increments that are drawn at once, if a block has no more.
     """
 
-    def __init__(self, problem: Problem, dtype: torch.dtype, length: int = CHUNK):
+    def __init__(self, problem: Problem, dtype: torch.dtype, length: int = CHUNK, section: int = _SECTION):
         self.problem, self.dtype, self.length = problem, dtype, length
         width = problem.noise.shape[0] * problem.noise.shape[1]
-        self.size = length * max(1, _SECTION // (width * length))
+        self.size = length * max(1, section // (width * length))
         self.drawn = range(0)
         self.section: Block | None = None
 
@@ -177,7 +182,7 @@ class BlockSource:
 class _Runner:
     """Takes runs of steps: compiled or not, recomputed or not, around failed series or not."""
 
-    def __init__(self, problem: Problem, state: State, recompute: bool):
+    def __init__(self, problem: Problem, state: State, recompute: bool, section: int):
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
         kind = (
@@ -188,10 +193,11 @@ class _Runner:
         self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
-        length = CHUNK if self.compiler.on else _EAGER
+        width = CHUNK * problem.noise.shape[0] * problem.noise.shape[1]
+        chunks = 1 if self.compiler.on else min(_EAGER, section // width)
         if self.recompute:
-            length = CHUNK * max(1, round(problem.grid.length**0.5 / CHUNK))
-        self.source = BlockSource(problem, state.y.dtype, length)
+            chunks = round(problem.grid.length**0.5 / CHUNK)
+        self.source = BlockSource(problem, state.y.dtype, CHUNK * max(1, chunks), section)
         self.failed_at: Tensor | None = None
 
     def steps(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:

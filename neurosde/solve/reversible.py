@@ -40,7 +40,7 @@ class _Reversible(torch.autograd.Function):
     def forward(
         ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
-        outcome.append(engine.run(problem, y, recompute=False))
+        outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
         ctx.problem, ctx.failed = problem, outcome[0].status > 0
         ctx.tensors = more[3:] if problem.carry else more
         rows, carry = outcome[0].rows, tuple(part.clone() for part in outcome[0].carry)
@@ -90,7 +90,7 @@ def _undo_all(
     compiler = Compiler((*kind_of(problem.model, state.y, False), "undone"), problem.compile)
     if compiler.on:
         problem = dataclasses.replace(problem, noise=problem.noise.compiled())
-    source = engine.BlockSource(problem, back.y.dtype)
+    source = engine.BlockSource(problem, back.y.dtype, section=engine.SMALL_SECTION)
     for first in reversed(range(0, problem.grid.length, source.length)):
         block = source.block(first)
         numbers = range(first, first + len(block.t))
