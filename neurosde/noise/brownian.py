@@ -101,7 +101,7 @@ class BrownianPath(AbstractNoise):
         self._columns = keys.unflatten(-1, (pairs, words)).movedim(-1, 0).contiguous()
         self.levels = _levels(self._span, tol)  # (series,) where they differ
         self.deepest = int(self.levels.max()) if isinstance(self.levels, Tensor) else self.levels
-        self._heads = mixed_heads(self.seed, [_ROOT, *range(self.deepest), _LEAF]).to(self.series.device)
+        self._heads = mixed_heads(self.seed, (_ROOT, *range(self.deepest), _LEAF)).to(self.series.device)
         self.exact = torch.float64 if n_parts > 1 else self.dtype  # W alone keeps its digits in float32
 
     def increment(self, s: float | Tensor, t: float | Tensor) -> BrownianIncrement:

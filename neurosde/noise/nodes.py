@@ -13,7 +13,8 @@ from neurosde.noise.mixing import LIGHT, POSITIVE, mix, mix_int, signed, spread_
 from neurosde.typing import Callable, Tensor
 
 
-def mixed_heads(seed: int, fields: list[int]) -> Tensor:
+@functools.lru_cache(maxsize=64)  # each path of a seed wants the same; nobody writes to them
+def mixed_heads(seed: int, fields: tuple[int, ...]) -> Tensor:
     """Keys ``chain(seed, field)``, mixed once more as :func:`mixed_rows` takes them."""
     return torch.tensor([signed(mix_int(int(chain(seed, field)))) for field in fields])
 

@@ -248,6 +248,8 @@ def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]
     tuple of Tensor
         All times to end on, ``(clock, all)``, and the columns in which the requested ones stand.
     """
+    if not jumps:
+        return times, torch.arange(times.shape[1], device=times.device).expand(len(times), -1)
     extra = torch.tensor(jumps, dtype=times.dtype, device=times.device).sort().values.expand(len(times), -1)
     last = torch.nan_to_num(times, nan=-torch.inf).amax(-1, keepdim=True)
     known = (extra.unsqueeze(-1) == times.unsqueeze(1)).any(-1)
