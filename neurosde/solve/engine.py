@@ -1,6 +1,7 @@
 """The loop over blocks of time steps: noise, failures, recomputation and what is kept."""
 
 import dataclasses
+import math
 import reprlib
 import sys
 
@@ -117,7 +118,7 @@ def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:
 
 def is_finite(y: Tensor) -> bool:
     """Whether no entry is infinite or NaN: a finite sum says so at once."""
-    return bool(torch.isfinite(y.detach().sum())) or bool(torch.isfinite(y).all())
+    return math.isfinite(float(y.detach().sum())) or bool(torch.isfinite(y).all())
 
 
 def first_failure(rows: list[Tensor], first: int, failed_at: Tensor) -> Tensor:

@@ -156,6 +156,8 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     DataError
         If there would be more than ``2**27`` steps.
     """
+    if ts.shape == (2,) and not dt.dim():
+        return _one_interval(ts, dt)
     filled = torch.atleast_2d(ts)
     known = None if ts.dim() == 1 else ~torch.isnan(filled)
     if known is not None:
@@ -164,12 +166,7 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     lengths = filled.diff()
     quotient = lengths / (dt.unsqueeze(-1) if dt.dim() else dt)
     most, longest = quotient.sum(-1).max(dim=0)
-    if float(most) > MOST_STEPS:
-        step = float(dt[longest] if dt.dim() else dt)
-        raise DataError(
-            f"dt = {step:g} asks for {float(most):.3g} steps; expected at most {MOST_STEPS}; "
-            "give a longer step, in the unit of ts."
-        )
+    _check_count(float(most), float(dt[longest] if dt.dim() else dt))
     counts = torch.ceil(quotient - torch.clamp(1e-6 * quotient, min=1e-4)).clamp(min=1).to(torch.int64)
     counts = torch.where(lengths > 0, counts, 0)
     reached = torch.cat((counts.new_zeros(len(counts), 1), counts.cumsum(-1)), dim=-1)
@@ -180,16 +177,37 @@ def make_grid(ts: Tensor, dt: Tensor) -> TimeGrid:
     return TimeGrid(times, torch.where(known, reached, -1), total)
 
 
+def _check_count(n_steps: float, dt: float) -> None:
+    if n_steps > MOST_STEPS:
+        raise DataError(
+            f"dt = {dt:g} asks for {n_steps:.3g} steps; expected at most {MOST_STEPS}; "
+            "give a longer step, in the unit of ts."
+        )
+
+
+def _one_interval(ts: Tensor, dt: Tensor) -> TimeGrid:
+    """The same between two times that all series share, where the way into a solve counts."""
+    (start, end), step = ts.tolist(), float(dt)
+    quotient = (end - start) / step
+    _check_count(quotient, step)
+    count = max(1, math.ceil(quotient - max(1e-6 * quotient, 1e-4)))
+    number = torch.arange(count + 1, dtype=torch.float64, device=ts.device)
+    times = number.div_(count).mul_(end - start).add_(start)
+    times[-1] = end
+    return TimeGrid(times, torch.tensor([0, count], device=ts.device), torch.tensor(count, device=ts.device))
+
+
 def _step_ends(filled: Tensor, lengths: Tensor, counts: Tensor, reached: Tensor, n_steps: int) -> Tensor:
     step = torch.arange(n_steps + 1, device=filled.device).expand(len(filled), -1)
     if not lengths.shape[-1]:
         return filled.expand(-1, n_steps + 1)
     if lengths.shape[-1] == 1:
-        times = filled[:, :1] + step / counts.clamp(min=1) * lengths
+        times = filled[:, :1] + step.to(torch.float64) / counts.clamp(min=1) * lengths
         return torch.where(step < counts, times, filled[:, 1:])
     interval = torch.searchsorted(reached[:, 1:].contiguous(), step.contiguous(), right=True)
     inside = interval < lengths.shape[-1]
     k = interval.clamp(max=lengths.shape[-1] - 1)
-    fraction = (step - reached.gather(1, k)) / counts.gather(1, k).clamp(min=1)
+    # a quotient of integers would be float32
+    fraction = (step - reached.gather(1, k)).to(torch.float64) / counts.gather(1, k).clamp(min=1)
     times = filled.gather(1, k) + fraction * lengths.gather(1, k)
     return torch.where(inside, times, filled[:, -1:])

@@ -24,6 +24,20 @@ def test_the_count_is_the_one_a_person_would_give(dtype, dt, count):
     assert grid_of(torch.tensor([0.0, 1.0], dtype=dtype), torch.tensor(dt, dtype=dtype)).length == count
 
 
+@pytest.mark.parametrize("ts", [[0.5, 1.7], [0.5, 1.1, 1.7]], ids=["one interval", "two"])
+def test_step_ends_have_all_digits_on_every_road(ts):
+    """Quotients of integers are float32 in torch: ends were 3e-8 off. Each road has the same bits."""
+    shared = grid_of(torch.tensor(ts, dtype=torch.float64), 0.07)
+    own = grid_of(torch.tensor([ts, [0.0, *ts[1:]]], dtype=torch.float64), 0.07, 2)
+    known = math.nan if len(ts) == 2 else ts[2]
+    padded = grid_of(torch.tensor([[*ts[:2], known], [*ts[:2], known]], dtype=torch.float64), 0.07, 2)
+    per_interval = shared.length // (len(ts) - 1)
+    exact = [ts[0] + 1.2 * i / (per_interval * (len(ts) - 1)) for i in range(shared.length + 1)]
+    assert torch.allclose(shared.times, torch.tensor(exact, dtype=torch.float64), rtol=1e-15, atol=0)
+    assert torch.equal(shared.times, own.times[0, : len(exact)])
+    assert torch.equal(shared.times, padded.times[1])
+
+
 def test_a_running_sum_of_steps_would_take_one_too_many():
     t, steps = torch.zeros(()), 0
     while t < 1.0:
