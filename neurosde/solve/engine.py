@@ -153,11 +153,15 @@ class BlockSource:
 
     def block(self, first: int, *, afresh: bool = False) -> Block:
         """Steps of the block from number ``first`` on; ``afresh`` draws noise for them alone, keeps none."""
-        last = min(first + self.length, self.problem.grid.length)
+        last = self.end_of(first)
         if afresh:
             return self._draw(range(first, last))
         section = self.section_of(first)
         return section.part(first - self.drawn.start, last - self.drawn.start)
+
+    def end_of(self, first: int) -> int:
+        """Number of the step behind the block from ``first`` on, which ends with its section at the latest."""
+        return min(first + self.length, first - first % self.size + self.size, self.problem.grid.length)
 
     def section_of(self, first: int) -> Block:
         """All steps whose noise is drawn together with that of step ``first``; ``drawn`` is their numbers."""
@@ -210,7 +214,7 @@ class _Runner:
             if last - first >= CHUNK:
                 after = self._through(state, first, last)
                 return [row(after)], after, last
-        last = min(first + self.source.length, self.grid.length)
+        last = self.source.end_of(first)
         every = picker.next_stop() < last
         if self.recompute:
             return *self._recomputed(state, first, every), last
@@ -220,7 +224,7 @@ class _Runner:
         self, state: State, first: int, failed_at: Tensor
     ) -> tuple[list[Tensor], State, int, Tensor]:
         """Take a block again after a failure, and find out which series failed at which step of it."""
-        last = min(first + self.source.length, self.grid.length)
+        last = self.source.end_of(first)
         block = self.source.block(first)
         self.failed_at = first_failure(self._march(block, state, first, True)[0], first, failed_at)
         again = self._recomputed(state, first, True) if self.recompute else None

@@ -7,7 +7,7 @@ import torch
 
 import neurosde as nsde
 from neurosde.errors import DataError
-from neurosde.noise import BrownianPath
+from neurosde.noise import BrownianPath, StepNoise
 from neurosde.solve import GeneralShARK, Heun, PIController, ReversibleHeun, SlowRK, SPaRK, compiling
 
 
@@ -96,6 +96,23 @@ def test_the_loop_of_inference_takes_the_same_steps():
         assert torch.allclose(off.ys, on.ys, rtol=1e-11, atol=1e-12)
         for name in off.running:
             assert torch.allclose(off.running[name], on.running[name], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_requested_times_beside_the_end_of_a_section_lose_no_step():
+    """A loop stops at every requested time; the block from there on ends with the noise that is drawn."""
+    sde, n, steps = Network(), 512, 600
+    y0 = torch.linspace(-1, 1, 3 * n, dtype=torch.float64).view(n, 3)
+    for stops in ((335, 338), (1, 338), (339, 341)):  # a section has 340 steps here
+        ts = torch.tensor([0, *stops, steps], dtype=torch.float64) / steps
+        with torch.no_grad():
+            off, on = (
+                nsde.solve(
+                    sde, y0, ts, dt=1 / steps, noise=StepNoise((n, 3), seed=0, dtype=y0.dtype), compile=c
+                )
+                for c in ("off", "chunk")
+            )
+        assert torch.allclose(off.ys, on.ys, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.slow

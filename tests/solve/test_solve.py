@@ -9,7 +9,9 @@ import neurosde as nsde
 from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.noise import BrownianPath, StepNoise
 from neurosde.sde import divergence_cost
-from neurosde.solve import EulerMaruyama, ReversibleHeun, Status
+from neurosde.solve import EulerMaruyama, ReversibleHeun, Status, engine
+from neurosde.solve.grid import make_grid
+from neurosde.solve.march import Model
 
 
 def zeros(*shape):
@@ -30,6 +32,19 @@ def test_the_module_is_the_function(relaxation):
         nsde.solve(relaxation(), zeros(1, 1), [0.0, 1.0], seed=0).ys,
         nsde.solve.solve(relaxation(), zeros(1, 1), [0.0, 1.0], seed=0).ys,
     )
+
+
+def test_a_block_from_any_step_has_all_its_steps(relaxation):
+    """Also one that begins between blocks, after a requested time, and meets the end of the noise drawn."""
+    ts, noise = torch.tensor([0.0, 1.0], dtype=torch.float64), StepNoise((4, 2), seed=0, dtype=torch.float64)
+    grid = make_grid(ts, torch.tensor(0.01, dtype=torch.float64))
+    problem = engine.Problem(Model(relaxation(), EulerMaruyama(), ()), noise, grid)
+    whole = noise.increments(grid.times).W
+    source = engine.BlockSource(problem, torch.float64, length=10, section=4 * 2 * 30)
+    for first in range(grid.length):
+        block, last = source.block(first), source.end_of(first)
+        assert first < last <= first + 10
+        assert torch.equal(block.noise.W, whole[first:last])
 
 
 def test_a_thousand_clocks_are_each_series_alone(relaxation):
