@@ -160,7 +160,7 @@ class BlockSource:
         return section.part(first - self.drawn.start, last - self.drawn.start)
 
     def end_of(self, first: int) -> int:
-        """Number of the step behind the block from ``first`` on, which ends with its section at the latest."""
+        """Number of the step behind the block from ``first`` on; it ends with its section at the latest."""
         return min(first + self.length, first - first % self.size + self.size, self.problem.grid.length)
 
     def section_of(self, first: int) -> Block:
