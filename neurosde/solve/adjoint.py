@@ -34,7 +34,7 @@ class _Adjoint(torch.autograd.Function):
         ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *tensors: Tensor
     ) -> Tensor:
         outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
-        ctx.problem, ctx.tensors = problem, tensors
+        ctx.problem, ctx.tensors = engine.on_the_same_noise(problem, outcome[0]), tensors
         ctx.save_for_backward(outcome[0].rows)
         return outcome[0].rows.clone()
 

@@ -47,7 +47,10 @@ class Problem:
 
 
 class Outcome(NamedTuple):
-    """Rows ``(series, time, state + cost)``; status and counts of each series; carry and state at the end."""
+    """Rows ``(series, time, state + cost)``; status and counts of each series; carry and state at the end.
+
+    ``noise`` is the source that was drawn from, compiled or not: a way back must meet the same.
+    """
 
     rows: Tensor
     status: Tensor
@@ -57,6 +60,7 @@ class Outcome(NamedTuple):
     penalty: Tensor | None = None
     y: Tensor | None = None
     exits: tuple[Tensor, Tensor] | None = None  # times and barriers, of a solve with an absorbing set
+    noise: AbstractNoise | None = None
 
     def seen_again(self, replay: "Outcome") -> "Outcome":
         """Rows of the same steps taken again, with this outcome's counts and the worse of both statuses."""
@@ -96,10 +100,16 @@ def run(problem: Problem, y: Tensor, *, recompute: bool, section: int = _SECTION
     if problem.model.penalty is not None:
         penalty = (state.penalty / grid.n_steps.clamp(min=1)).mean()
     outcome = outcome_of(picker.gather(failed_at), failed_at, grid)
+    outcome = outcome._replace(noise=runner.source.problem.noise)
     if problem.model.absorbing is not None:
         carry, *exits, _, _ = split_carry(state.carry)
         return outcome._replace(carry=carry, y=state.y, exits=tuple(exits))
     return outcome._replace(carry=state.carry, penalty=penalty, y=state.y)
+
+
+def on_the_same_noise(problem: Problem, outcome: Outcome) -> Problem:
+    """The problem for a way back over the steps that were taken."""
+    return problem if outcome.noise is None else dataclasses.replace(problem, noise=outcome.noise)
 
 
 def first_state(problem: Problem, y: Tensor) -> State:

@@ -1,7 +1,5 @@
 """Gradients without memory: reversible Heun steps are undone on the way back."""
 
-import dataclasses
-
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -41,7 +39,7 @@ class _Reversible(torch.autograd.Function):
         ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
         outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
-        ctx.problem, ctx.failed = problem, outcome[0].status > 0
+        ctx.problem, ctx.failed = engine.on_the_same_noise(problem, outcome[0]), outcome[0].status > 0
         ctx.tensors = more[3:] if problem.carry else more
         rows, carry = outcome[0].rows, tuple(part.clone() for part in outcome[0].carry)
         ctx.save_for_backward(y, outcome[0].y, *carry)
@@ -88,8 +86,6 @@ def _undo_all(
     held = failed.unsqueeze(-1) if bool(failed.any()) else None
     state = State(zero, zero, zero, zero, ())
     compiler = Compiler((*kind_of(problem.model, state.y, False), "undone"), problem.compile)
-    if compiler.on:
-        problem = dataclasses.replace(problem, noise=problem.noise.compiled())
     source = engine.BlockSource(problem, back.y.dtype, section=engine.SMALL_SECTION)
     for first in reversed(range(0, problem.grid.length, source.length)):
         block = source.block(first)

@@ -7,7 +7,7 @@ import torch
 
 import neurosde as nsde
 from neurosde.errors import DataError
-from neurosde.noise import BrownianPath, StepNoise
+from neurosde.noise import BrownianPath, FreshNoise, StepNoise
 from neurosde.solve import GeneralShARK, Heun, PIController, ReversibleHeun, SlowRK, SPaRK, compiling
 
 
@@ -145,6 +145,31 @@ def test_steps_are_undone_by_compiled_blocks_as_well(ts):
         results.append((solution.ys.detach(), start.grad, sde.A.grad.clone()))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["adjoint", "reversible"])
+@pytest.mark.parametrize("late", [False, True], ids=["from the start", "on the way back alone"])
+def test_the_way_back_meets_the_noise_of_the_way_there(gradient, late, monkeypatch):
+    """Fresh noise has other normals when compiled: both ways draw alike, whichever of them is compiled."""
+    monkeypatch.setattr(compiling, "PATIENCE", 1e9)
+
+    def slope(gradient, mode):
+        sde, noise = Network("stratonovich"), FreshNoise((8, 3), seed=0, dtype=torch.float64)
+        start = torch.linspace(-1, 1, 24, dtype=torch.float64).view(8, 3)
+        stepper = Heun() if gradient == "adjoint" else ReversibleHeun()
+        more = {"noise": noise, "compile": mode, "stepper": stepper}
+        solution = nsde.solve(sde, start, [0.0, 1.0], dt=1 / 300, gradient=gradient, **more)
+        if late:
+            for kind in list(compiling._spent):
+                monkeypatch.setitem(compiling._spent, kind, 1e12 if "undone" in kind else 0.0)
+        solution.ys[:, -1].square().sum().backward()
+        return sde.A.grad
+
+    if late:
+        slope(gradient, "auto")  # the way back is now known, and its time set beyond all patience
+    mine = slope(gradient, "auto" if late else "chunk")
+    assert torch.allclose(mine, slope("backprop", "off" if late else "chunk"), rtol=1e-5)
 
 
 @pytest.mark.slow
