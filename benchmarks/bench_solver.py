@@ -1,7 +1,8 @@
 """The backend beside torchsde in one run: `python benchmarks/bench_solver.py [--batch 256] [--compile]`.
 
-One thread, processor time, medians of interleaved repetitions; the model is 16 states, two networks of
-width 64 and diagonal noise. Ratios are torchsde's time over ours: above 1 we are quicker.
+One thread, processor time (or `--device cuda`, the time until the GPU is done), medians of interleaved
+repetitions; the model is 16 states, two networks of width 64 and diagonal noise. Ratios are torchsde's time
+over ours: above 1 we are quicker.
 """
 
 import argparse
@@ -68,15 +69,14 @@ class Fused(nsde.SDE):
         return self.drift_and_diffusion(t, y)[1]
 
 
-def least_work(batch: int, steps: int) -> Callable[[], None]:
+def least_work(batch: int, steps: int, device: str) -> Callable[[], None]:
     """What no solve of the fused model can do without: products, activations, normals and sums, in place."""
-    state, hidden, both = (
-        torch.randn(batch, STATES),
-        torch.empty(batch, 2 * WIDTH),
-        torch.randn(2 * WIDTH, STATES),
+    state, hidden, first, second = (
+        torch.randn(shape, device=device)
+        for shape in ((batch, STATES), (batch, 2 * WIDTH), (STATES, 2 * WIDTH), (WIDTH, STATES))
     )
-    first, out, noise = both.t().contiguous(), torch.empty(batch, STATES), torch.empty(batch, STATES)
-    bias, halves, second = torch.zeros(2 * WIDTH), hidden.split(WIDTH, dim=1), torch.randn(WIDTH, STATES)
+    out, noise, bias = torch.empty_like(state), torch.empty_like(state), torch.zeros_like(hidden[0])
+    halves = hidden.split(WIDTH, dim=1)
 
     def run() -> None:
         for _ in range(steps):
@@ -119,14 +119,16 @@ def peak() -> int:
 class Bench:
     """All that the tables share."""
 
-    def __init__(self, batch: int, steps: int, repetitions: int, compiled: bool):
-        self.batch, self.steps, self.repetitions = batch, steps, repetitions
+    def __init__(self, batch: int, steps: int, repetitions: int, compiled: bool, device: str = "cpu"):
+        self.batch, self.steps, self.repetitions, self.device = batch, steps, repetitions, device
         self.modes = ("off", "chunk") if compiled else ("off",)
-        self.ito, self.stratonovich = Networks("ito"), Networks("stratonovich")
-        self.models = {"user's f and g": self.ito, "lipswish": Networks("ito", lipswish)}
-        self.models["fused"] = Fused("ito")
-        self.y = torch.randn(self.batch, STATES, generator=torch.Generator().manual_seed(0))
-        self.ts = torch.tensor([0.0, self.steps * DT])
+        if device != "cpu":
+            self.modes = ("auto", *self.modes)  # records its steps, which others do as well when they compile
+        self.ito, self.stratonovich = Networks("ito").to(device), Networks("stratonovich").to(device)
+        self.models = {"user's f and g": self.ito, "lipswish": Networks("ito", lipswish).to(device)}
+        self.models["fused"] = Fused("ito").to(device)
+        self.y = torch.randn(self.batch, STATES, generator=torch.Generator().manual_seed(0)).to(device)
+        self.ts = torch.tensor([0.0, self.steps * DT], device=device)
 
     def ours(self, model: torch.nn.Module, **more: object) -> torch.Tensor:
         """Our solution."""
@@ -143,7 +145,9 @@ class Bench:
 
     def timed(self, title: str, calls: Calls) -> Table:
         """Title and medians; the first call is the peer of the others."""
-        return f"{title}, batch {self.batch}, {self.steps} steps", medians(calls, self.repetitions)
+        return f"{title}, batch {self.batch}, {self.steps} steps", medians(
+            calls, self.repetitions, self.device
+        )
 
     def forward(self) -> Table:
         """Fixed steps."""
@@ -155,12 +159,14 @@ class Bench:
             calls[f"one path at every dt, compile={mode!r}"] = lambda c=mode: self.ours(
                 self.ito, seed=0, compile=c
             )
-        calls["least work: products, sigmoids, normals, sums"] = least_work(self.batch, self.steps)
+        calls["least work: products, sigmoids, normals, sums"] = least_work(
+            self.batch, self.steps, self.device
+        )
         return self.timed("forward", calls)
 
     def clocks(self) -> Table:
         """As many time grids as series."""
-        own = self.ts * torch.linspace(0.9, 1.0, self.batch, dtype=torch.float64).unsqueeze(-1)
+        own = self.ts.double() * torch.linspace(0.9, 1.0, self.batch, device=self.device).unsqueeze(-1)
         shared = self.ts
 
         def solve(ts: torch.Tensor) -> torch.Tensor:
@@ -182,24 +188,26 @@ class Bench:
         for whole in (False, True):
             controller = PIController(**tolerance, whole_batch=whole)
             name = "ours, whole batch" if whole else "ours, each series"
-            calls[name] = lambda c=controller: self.ours(
-                self.stratonovich, dt=None, controller=c, compile="off"
-            )
+            for mode in ("off",) if self.device == "cpu" else self.modes:
+                calls[f"{name}, compile={mode!r}"] = lambda c=controller, m=mode: self.ours(
+                    self.stratonovich, dt=None, controller=c, compile=m
+                )
         return self.timed("adaptive Heun, equal tolerance", calls)
 
     def noise(self) -> Table:
         """Increments alone, dyadic grid."""
-        grid, shape = torch.linspace(0, 1, 1025, dtype=torch.float64), (self.batch, STATES)
-        path, keyed = BrownianPath(0.0, 1.0, shape, seed=0), StepNoise(shape, seed=0)
+        shape, there = (self.batch, STATES), {"device": self.device}
+        grid = torch.linspace(0, 1, 1025, dtype=torch.float64, **there)
+        path, keyed = BrownianPath(0.0, 1.0, shape, seed=0, **there), StepNoise(shape, seed=0, **there)
         calls = {
-            "torch.randn": lambda: torch.randn(1024, *shape),
+            "torch.randn": lambda: torch.randn(1024, *shape, **there),
             "step noise": lambda: keyed.increments(grid),
             "path on its lattice": lambda: path.increments(grid),
         }
         if "chunk" in self.modes:
             calls["step noise, compiled"] = lambda: keyed.compiled().increments(grid)
             calls["path on its lattice, compiled"] = lambda: path.compiled().increments(grid)
-        return f"increments, 1024 steps, batch {self.batch}", medians(calls, 3)
+        return f"increments, 1024 steps, batch {self.batch}", medians(calls, 3, self.device)
 
     def train(self) -> Table:
         """Forward and backward."""
@@ -221,7 +229,7 @@ class Bench:
             return torchsde.sdeint_adjoint(self.stratonovich, self.y, self.ts, dt=DT, **method)  # pyright: ignore
 
         calls = {"torchsde sdeint_adjoint reversible": training(adjoint, self.stratonovich)}
-        models = {"user's f and g": self.stratonovich, "fused": Fused("stratonovich")}
+        models = {"user's f and g": self.stratonovich, "fused": Fused("stratonovich").to(self.device)}
         for name, model in models.items():
             for mode in self.modes:
                 call = lambda m=model, c=mode: self.ours(  # noqa: E731
@@ -268,12 +276,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--compile", action="store_true", help="also time compiled steps (takes minutes)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    bench = Bench(options.batch, options.steps, options.repetitions, options.compile)
+    bench = Bench(options.batch, options.steps, options.repetitions, options.compile, options.device)
     if options.child:
         print(bench.child(options.child))
         return

@@ -20,6 +20,7 @@ from neurosde.noise.arguments import (
 )
 from neurosde.noise.keys import as_seed, chain
 from neurosde.noise.nodes import mixed_heads, mixed_rows
+from neurosde.noise.powers import power_of_two, powers_within
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, Scaled, cut
 from neurosde.noise.steps import AbstractNoise, steps_first, with_area
 from neurosde.noise.tree import Tree
@@ -199,8 +200,7 @@ class BrownianPath(AbstractNoise):
 
     def _leaves(self) -> Tensor:
         """How many leaves the tree of each series has, float64 ``(1,)`` or ``(series, 1)``."""
-        levels = torch.as_tensor(self.levels, dtype=torch.float64, device=self.series.device)
-        return torch.exp2(levels).unsqueeze(-1)
+        return power_of_two(torch.as_tensor(self.levels, device=self.series.device)).unsqueeze(-1)
 
     def node_normals(self, level: int | Tensor, index: int | Tensor) -> Tensor:
         """Normals ``(series, noise, integral)`` of one node, or of one a series, int64 ``(series,)``."""
@@ -270,9 +270,3 @@ def _levels(span: Tensor, tol: float | Tensor | None) -> int | Tensor:
         raise DataError(f"tol: expected a positive length of time, got {reprlib.repr(tol)}.")
     levels = powers_within((span / length).clamp(max=2.0**_MAX_LEVELS)).clamp(min=1)
     return levels if bool((levels != levels.min()).any()) else int(levels.min())
-
-
-def powers_within(ratio: Tensor) -> Tensor:
-    """Least whole power of two that a positive number does not exceed, int64; no logarithm that may round."""
-    mantissa, exponent = torch.frexp(ratio)
-    return exponent.to(torch.int64) - (mantissa == 0.5).to(torch.int64)

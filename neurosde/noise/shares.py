@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from neurosde.noise.powers import power_of_two
 from neurosde.noise.records import Scaled, cut, each, join, split
 from neurosde.typing import Tensor
 
@@ -81,7 +82,8 @@ def _of_integrals(index: Tensor, p: Tensor, size: Tensor, n_parts: int) -> tuple
     meets_start, meets_end = meets_start & (h > 0), meets_end & (h > 0)
     zero, one = torch.zeros_like(s[:n]), torch.ones_like(s[:n])
     low, gap = torch.where(same[:n], s[:n], zero), torch.where(same[:n], zero, ahead[:n])
-    scale = size.sqrt() / torch.where(h > 0, h, 1.0) ** torch.arange(3).view(-1, 1, 1, 1)
+    power = torch.arange(3, device=h.device).view(-1, 1, 1, 1)
+    scale = size.sqrt() / torch.where(h > 0, h, 1.0) ** power
     fraction = torch.where(inside[n], p[n], 0.5)
     from_start, from_end = [], []
     for normal in range(n_parts):
@@ -114,11 +116,11 @@ def _counts(u: Tensor, levels: int | Tensor) -> tuple[Tensor, Tensor | None]:
     deepest = levels if isinstance(levels, int) else int(levels.max())
     row = torch.arange(deepest + 1, device=u.device).view(-1, 1, 1)
     if isinstance(levels, int):
-        return torch.exp2(row.to(u.dtype)), None
+        return power_of_two(row).to(u.dtype), None
     row = row.repeat(1, 1, len(levels))
     below = row >= levels
     row[-1], below[-1] = levels, False
-    return torch.exp2(row.to(u.dtype)), below
+    return power_of_two(row).to(u.dtype), below
 
 
 def _lattice(u: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

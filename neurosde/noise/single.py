@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from neurosde.noise.brownian import BrownianPath
+from neurosde.noise.powers import power_of_two
 from neurosde.noise.records import Scaled, each, join, split
 from neurosde.typing import Any, Callable, Tensor
 
@@ -50,7 +51,7 @@ def halves(path: BrownianPath, place: Tensor, record: Scaled) -> tuple[Scaled, S
     """Both halves of the node of a level and index, int64 ``(2, 1)``."""
     level, index = place
     z = path.node_normals(level, index)
-    return split(record, torch.exp2(-level.to(z.dtype)), z)
+    return split(record, power_of_two(-level).to(z.dtype), z)
 
 
 class SingleStack:

@@ -3,6 +3,7 @@
 import torch
 
 from neurosde.noise.brownian import BrownianPath
+from neurosde.noise.powers import exponent_of, power_of_two
 from neurosde.noise.records import Scaled, each, join, split
 from neurosde.typing import Any, Callable, NamedTuple, Tensor
 
@@ -31,11 +32,11 @@ class Pending(NamedTuple):
     @property
     def end(self) -> Tensor:
         """Where the interval ends, as a fraction of the span."""
-        return (self.place + 1) * torch.exp2(-self.level.to(torch.float64))
+        return (self.place + 1) * power_of_two(-self.level)
 
     def is_whole(self) -> Tensor:
         """Whether a clock stands at the start of its node, and not inside a leaf."""
-        return self.start == self.place * torch.exp2(-self.level.to(torch.float64))
+        return self.start == self.place * power_of_two(-self.level)
 
 
 class Proposal(NamedTuple):
@@ -148,7 +149,7 @@ class DyadicStack:
     def children(self, pending: Pending) -> tuple[Scaled, Scaled]:
         """Both halves of each node."""
         z = self.path.node_normals(pending.level, pending.place)
-        return split(pending.record, torch.exp2(-pending.level.to(z.dtype)).unsqueeze(-1), z)
+        return split(pending.record, power_of_two(-pending.level).to(z.dtype).unsqueeze(-1), z)
 
     def _halve(self, pending: Pending, mask: Tensor) -> Pending:
         """Put the right half aside and keep the left, where the mask says so."""
@@ -181,7 +182,7 @@ def go_down(
     """Go one level down to the target, joining what lies before it into one step; others stay."""
     mask = mask & (pending.start < target) & (pending.level < stack.path.levels)
     left, right = stack.children(pending)
-    half = torch.exp2(-(pending.level + 1).to(torch.float64))
+    half = power_of_two(-(pending.level + 1))
     middle = pending.start + half
     beyond = mask & (target >= middle)
     longer = join(total, covered.unsqueeze(-1).to(left.W), left, half.unsqueeze(-1).to(left.W))
@@ -200,7 +201,7 @@ def cut_leaf(
     stack: DyadicStack, leaf: Pending, target: Tensor, inside: Tensor, total: Scaled, covered: Tensor
 ) -> tuple[Scaled, Pending]:
     """Cut leaves at times inside them, with the leaf's own key."""
-    h = torch.exp2(-leaf.level.to(torch.float64))
+    h = power_of_two(-leaf.level)
     p = torch.where(inside, (target - leaf.start) / h, 0.5).to(leaf.record.W.dtype).unsqueeze(-1)
     part, rest = stack.path.cut_leaf(leaf.record, leaf.place, p)
     longer = join(total, covered.unsqueeze(-1), part, p * h.unsqueeze(-1))
@@ -229,5 +230,4 @@ def _mix(mask: Tensor, yes: Pending, no: Pending) -> Pending:
 
 def _trailing_zeros(index: Tensor) -> Tensor:
     """Number of times that 2 divides a positive integer."""
-    lowest = (index & -index).to(torch.float64)
-    return torch.log2(lowest).to(torch.int64)
+    return exponent_of(index & -index)

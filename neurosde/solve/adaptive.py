@@ -1,19 +1,30 @@
 """Adaptive solves: find the steps without a graph, then take them again as a fixed grid."""
 
+import contextlib
 import dataclasses
 import itertools
 
 import torch
 
 from neurosde.noise import BrownianIncrement, BrownianPath
+from neurosde.noise.powers import power_of_two
 from neurosde.noise.stack import DyadicStack
 from neurosde.sde import SDE, is_additive
 from neurosde.solve import engine
-from neurosde.solve.clocks import NEVER, Clocks, Course, attempt, clock_time, propose
+from neurosde.solve.clocks import (
+    NEVER,
+    Clocks,
+    Course,
+    attempt,
+    attempt_unseen,
+    clock_time,
+    propose,
+)
 from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.march import Model
+from neurosde.solve.recording import Recorder, recordable
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import AbstractStepper, Carry
 from neurosde.typing import Tensor
@@ -115,7 +126,7 @@ class StepSearch:
             torch.cat((targets, torch.full_like(targets[:, :1], NEVER)), dim=1),
             torch.tensor(controller.jump_times, **numbers),
             controller.rule(order_of(model.stepper, model.sde), times.device),
-            torch.exp2(-torch.as_tensor(path.levels, **numbers)),
+            power_of_two(-torch.as_tensor(path.levels, device=times.device)),
             torch.tensor(max_steps, device=times.device),
             controller.whole_batch,
         )
@@ -135,19 +146,20 @@ class StepSearch:
         ys[:, 0] = y
         taken: list[Taken] = []
         kind = (*kind_of(self.model, y, False), self.path.levy, len(course.targets) > 1)
-        compiler = Compiler(kind, self.compile)
+        compiler, recorder = Compiler(kind, self.compile), Recorder(kind, recordable(y, self.compile))
         if compiler.on:
             self._loosen(now, ys)
-        with compiler.open() as call:
+        with contextlib.closing(recorder), compiler.open() as call:
             for looking in itertools.cycle((True, *[False] * self.blind)):
                 if looking and not bool((now.status < 0).any()):
                     break
-                proposal, target, landing = call(propose, course, self.stack, now)
-                if self.lands and not looking:
-                    proposal = proposal._replace(ready=proposal.ready & ~landing)
-                elif self.lands and bool(landing.any()):
-                    proposal = self.stack.land(proposal, target, landing, call)
-                tried = call(attempt, self.model, course, now, proposal, target, ys)
+                if looking and self.lands:
+                    proposal, target, landing = recorder(call, propose, course, self.stack, now)
+                    if bool(landing.any()):
+                        proposal = self.stack.land(proposal, target, landing, call)
+                    tried = recorder(call, attempt, self.model, course, now, proposal, target, ys)
+                else:
+                    tried = recorder(call, attempt_unseen, self.model, course, self.stack, now, ys)
                 now = tried.clocks
                 if keep:
                     taken.append((tried.end, tried.accepted, tried.increment))

@@ -121,6 +121,13 @@ def propose(course: Course, stack: DyadicStack, now: Clocks) -> tuple[Proposal, 
     return proposal._replace(ready=ready), target, ready & (proposal.refused.end > target)
 
 
+def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Attempted:
+    """Propose steps and try them at once; clocks whose step hides a time that must be met sit it out."""
+    proposal, target, landing = propose(course, stack, now)
+    proposal = proposal._replace(ready=proposal.ready & ~landing)
+    return attempt(model, course, now, proposal, target, ys)
+
+
 def attempt(
     model: Model, course: Course, now: Clocks, proposal: Proposal, target: Tensor, ys: Tensor
 ) -> Attempted:

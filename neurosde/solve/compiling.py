@@ -67,11 +67,9 @@ class Compiler:
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.on:
-            from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
-
             try:
                 return _program(self.kind, function)(*arguments)
-            except TorchDynamoException as error:
+            except Exception as error:  # one of the function's own comes again when it is run as it is
                 self._give_up(error)
         begin = time.perf_counter()
         result = function(*arguments)

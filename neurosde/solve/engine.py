@@ -1,5 +1,6 @@
 """The loop over blocks of time steps: noise, failures, recomputation and what is kept."""
 
+import contextlib
 import dataclasses
 import math
 import reprlib
@@ -25,14 +26,18 @@ from neurosde.solve.march import (
     start,
     state_of,
 )
+from neurosde.solve.pullback import Puller, puller_of
+from neurosde.solve.recording import Recorder, recordable
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry
 from neurosde.typing import Any, NamedTuple, Tensor
 
 CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
 _EAGER = 5  # as many may be taken as they are before a look for failures
+_UNSEEN = 32  # recorded blocks between two looks for failures, which wait for the GPU
 _SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 SMALL_SECTION = 2**17  # the same where memory is what counts
+_WIDER = 32  # times as many on other devices, whose caches and memory are larger, and kernels dearer to ask for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +94,14 @@ def run(problem: Problem, y: Tensor, *, recompute: bool, section: int = _SECTION
     picker.take([row(state)], 0)
     runner = _Runner(problem, state, recompute, section)
     first = 0
-    while first < grid.length:
-        rows, after, last = runner.steps(state, first, picker)
-        if not is_finite(row(after)):
-            # what once left the finite numbers does not come back: the last state, or cost, tells
-            rows, after, last, failed_at = runner.careful_steps(state, first, failed_at)
-        picker.take(rows, last - len(rows) + 1)
-        state, first = after, last
+    with contextlib.closing(runner.recorder):
+        while first < grid.length:
+            rows, after, last = runner.steps(state, first, picker)
+            if not is_finite(row(after)):
+                # what once left the finite numbers does not come back: the last state, or cost, tells
+                rows, after, last, failed_at = runner.careful_steps(state, first, failed_at)
+            picker.take(rows, last - len(rows) + 1)
+            state, first = after, last
     penalty = None
     if problem.model.penalty is not None:
         penalty = (state.penalty / grid.n_steps.clamp(min=1)).mean()
@@ -157,6 +163,7 @@ class BlockSource:
     def __init__(self, problem: Problem, dtype: torch.dtype, length: int = CHUNK, section: int = _SECTION):
         self.problem, self.dtype, self.length = problem, dtype, length
         width = problem.noise.shape[0] * problem.noise.shape[1]
+        section *= 1 if problem.grid.times.device.type == "cpu" else _WIDER
         self.size = length * max(1, section // (width * length))
         self.drawn = range(0)
         self.section: Block | None = None
@@ -208,17 +215,27 @@ class _Runner:
         self.compiler = Compiler(kind, problem.compile)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
+        records, graph = recordable(state.y, problem.compile), torch.is_grad_enabled()
+        self.recorder = Recorder(kind, records and not graph)
         width = CHUNK * problem.noise.shape[0] * problem.noise.shape[1]
-        chunks = 1 if self.compiler.on else min(_EAGER, section // width)
+        self.on_cpu = state.y.device.type == "cpu"
+        chunks = 1 if self.compiler.on else min(_EAGER, section // width) if self.on_cpu else _EAGER
+        if self.recorder.on:
+            chunks = 1
         if self.recompute:
             chunks = round(problem.grid.length**0.5 / CHUNK)
         self.source = BlockSource(problem, state.y.dtype, CHUNK * max(1, chunks), section)
+        self.puller: Puller | None = None
+        if records and graph and self.compiler.on and not recompute:
+            self.puller = puller_of(self.model, kind, self.source.block(0), state)
         self.failed_at: Tensor | None = None
 
     def steps(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:
         """Take steps from number ``first`` on: their rows (or the last ones), the state and its number."""
         plain = self.failed_at is None and self.model.absorbing is None
-        if self.compiler.on and not torch.is_grad_enabled() and plain:
+        if (self.recorder.on or self.puller is not None) and plain:
+            return self._recorded(state, first, picker)
+        if self.compiler.on and self.on_cpu and not torch.is_grad_enabled() and plain:
             self.source.section_of(first)
             last = min(picker.next_stop(), self.source.drawn.stop)
             if last - first >= CHUNK:
@@ -248,7 +265,10 @@ class _Runner:
             if bool(held.any()):
                 return march_around(self.model, block, state, held, self.origin)
         if not self.compiler.on:
-            return self.compiler(march, self.model, block, state, every)
+            return self.recorder(self.compiler, march, self.model, block, state, every)
+        return self.recorder(self._march_compiled, block, state, every)
+
+    def _march_compiled(self, block: Block, state: State, every: bool) -> tuple[list[Tensor], State]:
         rows: list[Tensor] = []
         for begin in range(0, len(block.t), CHUNK):
             part = block.part(begin, begin + CHUNK)
@@ -258,7 +278,10 @@ class _Runner:
             else:
                 part = part.padded(CHUNK)
                 loosen_series(part, state)
-                more, state = self.compiler(march, self.model, part, state, every)
+                if self.puller is not None:
+                    more, state = self.puller(part, state, every)
+                else:
+                    more, state = self.compiler(march, self.model, part, state, every)
             rows = rows + more[:n] if every else more
         return rows, state
 
@@ -270,6 +293,20 @@ class _Runner:
             loosen(part, axis=0)
         begin, end = (torch.tensor(k - start, device=state.y.device) for k in (first, last))
         return self.compiler(march_through, self.model, section, begin, end, state)
+
+    def _recorded(self, state: State, first: int, picker: "Picker") -> tuple[list[Tensor], State, int]:
+        """Take many blocks before anyone looks at the values, which would wait for the device."""
+        self.source.section_of(first)
+        every = picker.next_stop() < self.source.end_of(first)
+        rows: list[Tensor] = []
+        for _ in range(_UNSEEN):
+            more, state = self._march(self.source.block(first), state, first, every)
+            rows = rows + more if every else more
+            first = self.source.end_of(first)
+            ended = first == self.source.drawn.stop
+            if ended or (not every and picker.next_stop() < self.source.end_of(first)):
+                break
+        return rows, state, first
 
     def _recomputed(self, state: State, first: int, every: bool) -> tuple[list[Tensor], State]:
         """The same, leaving no trace but the ends; the noise is drawn again on the way back as well."""

@@ -162,7 +162,7 @@ def solve_with_carry(
         model = _until_exit(model, options, path, keys, t0, y0)
         replayed = flows or bool(costs) or penalty is not None
         what = (model, options.controller, path)
-        if shared and model.absorbing is None:
+        if shared and model.absorbing is None and y0.device.type == "cpu":  # its clock looks at every step
             search = SharedSearch(*what, every[0], options.max_steps, options.compile)
             steps = search.run(y0.detach(), carry)
         else:

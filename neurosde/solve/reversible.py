@@ -8,6 +8,7 @@ from neurosde.sde import SDE, diffuse
 from neurosde.solve import engine
 from neurosde.solve.compiling import Compiler, kind_of
 from neurosde.solve.march import Block, State
+from neurosde.solve.recording import Recorder, recordable
 from neurosde.typing import Any, NamedTuple, Tensor
 
 
@@ -85,7 +86,9 @@ def _undo_all(
     zero = torch.zeros_like(back.y)
     held = failed.unsqueeze(-1) if bool(failed.any()) else None
     state = State(zero, zero, zero, zero, ())
-    compiler = Compiler((*kind_of(problem.model, state.y, False), "undone"), problem.compile)
+    kind = (*kind_of(problem.model, state.y, False), "undone")
+    compiler = Compiler(kind, problem.compile)
+    recorder = Recorder(kind, compiler.on and recordable(state.y, problem.compile))
     source = engine.BlockSource(problem, back.y.dtype, section=engine.SMALL_SECTION)
     for first in reversed(range(0, problem.grid.length, source.length)):
         block = source.block(first)
@@ -97,7 +100,7 @@ def _undo_all(
         if len(numbers) == source.length and held is None:
             arrived = tuple(a for a in arriving if a is not None)
             engine.loosen_series(block, State(*back[:4], (*back[4:6], *arrived)))
-            back = compiler(_undo, *arguments)
+            back = recorder(compiler, _undo, *arguments)
         else:
             back = _undo(*arguments)
     scale = float(begin.abs().max())

@@ -16,7 +16,8 @@ from neurosde.noise import (
     StepNoise,
     as_seed,
 )
-from neurosde.noise.brownian import DEFAULT_LEVELS, powers_within
+from neurosde.noise.brownian import DEFAULT_LEVELS
+from neurosde.noise.powers import power_of_two, powers_within
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.stepper import AbstractStepper, carries
 from neurosde.typing import Any, Callable, Tensor
@@ -188,8 +189,8 @@ def check_leaves(path: BrownianPath, times: Tensor) -> BrownianPath:
     """Refuse two times inside one leaf of a path: cut twice, a leaf would not give them their joint law."""
     rows = torch.atleast_2d(times)
     start, end = (torch.atleast_1d(x).unsqueeze(-1) for x in (path.t0, path.t1))
-    levels = torch.atleast_1d(torch.as_tensor(path.levels)).expand(len(rows))
-    place = (rows - start) / (end - start) * torch.exp2(levels.to(rows)).unsqueeze(-1)
+    levels = torch.atleast_1d(torch.as_tensor(path.levels, device=rows.device)).expand(len(rows))
+    place = (rows - start) / (end - start) * power_of_two(levels).unsqueeze(-1)
     inside = (place[:, :-1].frac() > 0) & (place[:, :-1].floor() == place[:, 1:].floor())
     if bool(inside.any()):
         row, column = inside.nonzero()[0].tolist()
@@ -223,7 +224,7 @@ def path_over(
         shape,
         seed=seed,
         levy=levy,
-        tol=span * torch.exp2(-levels.to(span)),
+        tol=span * power_of_two(-levels),
         series=series,
         dtype=dtype,
         device=times.device,
