@@ -58,6 +58,10 @@ class Proposal(NamedTuple):
     taken: Pending
     refused: Pending
 
+    def only(self, ready: Tensor) -> "Proposal":
+        """The same for fewer clocks."""
+        return Proposal(self.record, self.length, ready, self.taken, self.refused)
+
 
 class DyadicStack:
     """Left-to-right descent of a :class:`BrownianPath` for steps that may be turned down.

@@ -86,7 +86,11 @@ class Clocks(NamedTuple):
     def stopped(self) -> "Clocks":
         """Let clocks rest whose series have all left."""
         done = (self.status < 0) & self.absorbed()
-        return self._replace(status=torch.where(done, int(Status.SUCCESS), self.status))
+        return self.ended(torch.where(done, int(Status.SUCCESS), self.status))
+
+    def ended(self, status: Tensor) -> "Clocks":
+        """The same with another status."""
+        return Clocks(*self[:6], status, *self[7:])
 
 
 class Attempted(NamedTuple):
@@ -118,14 +122,13 @@ def propose(course: Course, stack: DyadicStack, now: Clocks) -> tuple[Proposal, 
     longest = torch.where(going, torch.maximum(now.longest, least), 1.0)
     proposal = stack.descend(now.pending, longest, target, SPLITS)
     ready = proposal.ready & going
-    return proposal._replace(ready=ready), target, ready & (proposal.refused.end > target)
+    return proposal.only(ready), target, ready & (proposal.refused.end > target)
 
 
 def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Attempted:
     """Propose steps and try them at once; clocks whose step hides a time that must be met sit it out."""
     proposal, target, landing = propose(course, stack, now)
-    proposal = proposal._replace(ready=proposal.ready & ~landing)
-    return attempt(model, course, now, proposal, target, ys)
+    return attempt(model, course, now, proposal.only(proposal.ready & ~landing), target, ys)
 
 
 def attempt(
@@ -155,7 +158,7 @@ def attempt(
         now.rejected + (ready & ~accepted),
     )
     hopeless = ready & ~accepted & (forced | (proposal.length <= course.finest))
-    after = after._replace(status=_status(course, after, met, hopeless, finite))
+    after = after.ended(_status(course, after, met, hopeless, finite))
     if now.exits is not None:
         after = _until_exit(model, now, after, step, stepped.y, accepted)
     column = now.target.expand(len(ys)).clamp(max=ys.shape[1] - 1)

@@ -67,9 +67,11 @@ class Compiler:
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.on:
+            from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
+
             try:
                 return _program(self.kind, function)(*arguments)
-            except Exception as error:  # one of the function's own comes again when it is run as it is
+            except (TorchDynamoException, AssertionError) as error:  # the compiler's own assertions fail too
                 self._give_up(error)
         begin = time.perf_counter()
         result = function(*arguments)

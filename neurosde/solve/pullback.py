@@ -1,12 +1,15 @@
 """Gradients of compiled blocks of steps on a GPU: blocks are taken again on the way back, and recorded."""
 
+import contextlib
+
 import torch
 from torch.autograd.function import once_differentiable
 
+from neurosde.sde import SDE
 from neurosde.solve.compiling import Compiler, loosen
 from neurosde.solve.march import Block, Model, State, advance, march, state_of
 from neurosde.solve.recording import Recorder
-from neurosde.typing import Any, Tensor
+from neurosde.typing import Any, Callable, Iterator, Tensor
 
 
 class Puller:
@@ -26,7 +29,7 @@ class Puller:
 
     def __init__(self, model: Model, kind: tuple):
         self.model = model
-        self.tensors = dependencies_of(model)
+        self.tensors = dependencies_of(model.sde)
         self.forth, self.back = (Compiler((*kind, way), "chunk") for way in ("forth", "back"))
         self.recorders = tuple(Recorder((*kind, way), True) for way in ("forth", "back"))
 
@@ -49,7 +52,7 @@ class Puller:
         for part in (*parts, *cotangents):
             loosen(part, axis=0)
         given = (self.model, block, parts, self.tensors, cotangents, every)
-        return self.recorders[1](self.back, pulled_back, *given)
+        return self.recorders[1](pulled_back, self.back, *given)
 
 
 class _Pulled(torch.autograd.Function):
@@ -73,6 +76,7 @@ class _Pulled(torch.autograd.Function):
 
 
 def pulled_back(
+    call: Callable[..., Any],
     model: Model,
     block: Block,
     parts: tuple[Tensor, ...],
@@ -80,48 +84,70 @@ def pulled_back(
     cotangents: tuple[Tensor, ...],
     every: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Take the steps of a block again, and pull cotangents of what comes of it back."""
-    with torch.enable_grad():
+    """Take the steps of a block again by a call of ``march``, and pull cotangents of what comes of it back."""
+    with torch.enable_grad(), stand_ins(model.sde, tensors) as own:
         before = tuple(part.detach().requires_grad_() for part in parts)
-        rows, after = march(model, block, state_of(before), every)
+        rows, after = call(march, model, block, state_of(before), every)
     pairs = [
         (x, a) for x, a in zip((*rows, *after.flat()), cotangents, strict=True) if x.requires_grad and x.numel()
     ]
     outs, given = zip(*pairs, strict=True)
-    return torch.autograd.grad(outs, (*before, *tensors), given, allow_unused=True)
+    return torch.autograd.grad(outs, (*before, *own), given, allow_unused=True)
 
 
-def dependencies_of(model: Model) -> tuple[Tensor, ...]:
+def dependencies_of(sde: SDE) -> tuple[Tensor, ...]:
     """What a gradient may be asked for, beside the state."""
-    return tuple(x for x in model.sde.dependencies() if x.requires_grad)
+    return tuple(x for x in sde.dependencies() if x.requires_grad)
+
+
+@contextlib.contextmanager
+def stand_ins(sde: SDE, tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """Put other leaves of the same memory into the place of an SDE's parameters.
+
+    A parameter has one node in the graph of whatever it is used for, on the stream of the first use, and a
+    recording must not meet another stream.
+    """
+    own = {id(x): torch.nn.Parameter(x.detach()) for x in tensors}
+    places = [
+        (module._parameters, name, x)
+        for module in sde.modules()
+        for name, x in module._parameters.items()
+        if id(x) in own
+    ]
+    try:
+        for table, name, x in places:
+            table[name] = own[id(x)]
+        yield tuple(own[id(x)] for x in tensors)
+    finally:
+        for table, name, x in places:
+            table[name] = x
 
 
 def puller_of(model: Model, kind: tuple, block: Block, state: State) -> Puller | None:
     """What takes blocks as single nodes, if all that gradients reach is known beforehand."""
-    if model.absorbing is not None or not depends_on_nothing_else(model, block, state):
-        return None
-    return Puller(model, kind)
-
-
-def depends_on_nothing_else(model: Model, block: Block, state: State) -> bool:
-    """Whether gradients of a step reach the state and what the SDE names, and no other tensor."""
     noise = [part for part in (block.t, *block.noise, *block.weights) if part is not None]
-    if any(part.requires_grad for part in noise):
-        return False
-    with torch.enable_grad():
-        before = state_of(tuple(part.detach().requires_grad_() for part in state.flat()))
-        after = advance(model, block.part(0, 1).steps()[0], before)
-    named = (*before.flat(), *dependencies_of(model))
-    leaves = {id(x) for x in named if x.is_leaf}
-    seen = {x.grad_fn for x in named if not x.is_leaf}
-    ahead = [x.grad_fn for x in after.flat() if x.grad_fn is not None]
+    if model.absorbing is not None or any(part.requires_grad for part in noise):
+        return None
+    first = block.part(0, 1).steps()[0]
+    known = depends_on_parameters(model.sde, state.flat(), lambda *parts: advance(model, first, state_of(parts)).flat())
+    return Puller(model, kind) if known else None
+
+
+def depends_on_parameters(
+    sde: SDE, parts: tuple[Tensor, ...], function: Callable[..., tuple[Tensor, ...]]
+) -> bool:
+    """Whether gradients of a function reach its arguments and an SDE's parameters, and no other tensor."""
+    with torch.enable_grad(), stand_ins(sde, dependencies_of(sde)) as own:
+        before = tuple(part.detach().requires_grad_() for part in parts)
+        ahead = [x.grad_fn for x in function(*before)]
+    leaves, seen = {id(x) for x in (*before, *own)}, set()
     while ahead:
         node = ahead.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in leaves:
             return False
-        ahead += [parent for parent, _ in node.next_functions if parent is not None]
+        ahead += [parent for parent, _ in node.next_functions]
     return True

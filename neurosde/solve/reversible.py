@@ -8,8 +8,9 @@ from neurosde.sde import SDE, diffuse
 from neurosde.solve import engine
 from neurosde.solve.compiling import Compiler, kind_of
 from neurosde.solve.march import Block, State
+from neurosde.solve.pullback import depends_on_parameters, stand_ins
 from neurosde.solve.recording import Recorder, recordable
-from neurosde.typing import Any, NamedTuple, Tensor
+from neurosde.typing import Any, Callable, NamedTuple, Tensor
 
 
 def run_reversible(problem: engine.Problem, y: Tensor) -> engine.Outcome:
@@ -83,24 +84,28 @@ def _undo_all(
     begin: Tensor,
 ) -> _Back:
     """Undo every block of steps, the last one first, and check that the way back meets the first states."""
-    zero = torch.zeros_like(back.y)
+    sde, zero = problem.model.sde, torch.zeros_like(back.y)
     held = failed.unsqueeze(-1) if bool(failed.any()) else None
     state = State(zero, zero, zero, zero, ())
     kind = (*kind_of(problem.model, state.y, False), "undone")
     compiler = Compiler(kind, problem.compile)
-    recorder = Recorder(kind, compiler.on and recordable(state.y, problem.compile))
     source = engine.BlockSource(problem, back.y.dtype, section=engine.SMALL_SECTION)
-    for first in reversed(range(0, problem.grid.length, source.length)):
+    starts = range(0, problem.grid.length, source.length)
+    recorder = Recorder(kind, recordable(state.y, problem.compile) and held is None)
+    if recorder.on and starts:
+        t = source.block(starts[-1]).steps()[0].t
+        recorder.on = depends_on_parameters(sde, (back.z,), lambda z: sde.drift_and_diffusion(t, z))
+    for first in reversed(starts):
         block = source.block(first)
         numbers = range(first, first + len(block.t))
         arriving = [arrivals.get(k) for k in numbers]
         dense = any(a is not None for a in arriving[1:])  # two forms to compile, not 2^length
         arriving = [zero if a is None and (dense or k == 0) else a for k, a in enumerate(arriving)]
-        arguments = (problem.model.sde, tensors, block, arriving, back, held, begin)
+        arguments = (sde, tensors, block, arriving, back, held, begin)
         if len(numbers) == source.length and held is None:
             arrived = tuple(a for a in arriving if a is not None)
             engine.loosen_series(block, State(*back[:4], (*back[4:6], *arrived)))
-            back = recorder(compiler, _undo, *arguments)
+            back = recorder(_undo_apart, compiler, *arguments) if recorder.on else compiler(_undo, *arguments)
         else:
             back = _undo(*arguments)
     scale = float(begin.abs().max())
@@ -136,6 +141,12 @@ def _pull(
     outs, pulled = zip(*pairs, strict=True)
     grads = torch.autograd.grad(outs, to, pulled, allow_unused=True)
     return tuple(a if b is None else a + b for a, b in zip(sums, grads, strict=True))
+
+
+def _undo_apart(call: Callable[..., Any], sde: SDE, tensors: tuple[Tensor, ...], *more: Any) -> _Back:
+    """The same by a call, apart from all graphs that the parameters are in, so that it can be recorded."""
+    with stand_ins(sde, tensors) as own:
+        return call(_undo, sde, own, *more)
 
 
 def _undo(
