@@ -108,7 +108,8 @@ class StepNoise(AbstractNoise):
         z, key = step_normals(
             self.seed, self.series, step, n_parts * self.shape[1], self.dtype, compiled=self.is_compiled
         )
-        return scaled(z.unflatten(-1, (self.shape[1], n_parts)).movedim(-1, 1), dt, self.levy, key)
+        z = z.view(len(step), *self.shape, n_parts).permute(0, 3, 1, 2)
+        return scaled(z, dt, self.levy, key)
 
 
 class FreshNoise(AbstractNoise):
@@ -178,7 +179,7 @@ class FreshNoise(AbstractNoise):
 
 def scaled(z: Tensor, dt: Tensor, levy: Levy, key: Tensor | None = None) -> BrownianIncrement:
     """Increments of normals ``(step, integral, series, noise)``; the key ``(step, series)`` is for areas."""
-    scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
+    scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt().view(-1, 1, 1)
     H = None if z.shape[1] < 2 else z[:, 1] * (scale / 12**0.5)
     K = None if z.shape[1] < 3 else z[:, 2] * (scale / 720**0.5)
     W = z[:, 0]  # drawn for this alone
