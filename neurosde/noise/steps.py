@@ -165,7 +165,9 @@ class FreshNoise(AbstractNoise):
     def compiled(self) -> AbstractNoise:
         """Keyed normals, which compiled code makes quicker than torch its own."""
         plain = {"seed": self.seed, "levy": self.levy, "dtype": self.dtype, "device": self.device}
-        return StepNoise(self.shape, **plain).compiled()
+        keyed = StepNoise(self.shape, **plain)
+        keyed.is_compiled = True
+        return keyed
 
     def _normals(self, begin: int, end: int) -> Tensor:
         """Normals of the steps ``(step, integral, series, noise)``."""
