@@ -122,17 +122,19 @@ def _compiled_normals(mixed: Tensor, n_channels: int, dtype: torch.dtype) -> Ten
     """Normals ``(key, channel)`` of flat keys that have been mixed once more."""
     n_pairs = (n_channels + 1) // 2
     pair = spread_tensor(torch.arange(n_pairs, device=mixed.device))
-    out = torch.empty(len(mixed), n_pairs, 2, dtype=dtype, device=mixed.device)
+    size, single = len(mixed) * n_pairs, dtype == torch.float32
+    shape, kind = ((size,), torch.int64) if single else ((size, 2), dtype)
+    out = torch.empty(shape, dtype=kind, device=mixed.device)
     rows = max(1, 8 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
-    word = torch.empty(min(rows, len(mixed)), n_pairs, dtype=torch.int64, device=mixed.device)
-    for first in range(0, len(mixed), rows):
-        some = mixed[first : first + rows].unsqueeze(-1)
-        torch.bitwise_xor(some, pair, out=word[: len(some)])
-        # one long axis, which fills the processor's lanes
-        some_out = out[first : first + rows].view(-1, 2)
-        some_out = some_out.view(torch.int64).view(-1) if dtype == torch.float32 else some_out
-        _compiled_pass()(word[: len(some)].view(-1), some_out)
-    return out.view(len(mixed), 2 * n_pairs)[:, :n_channels]
+    # one long axis, which fills the processor's lanes; no views where one pass will do, for they cost a call
+    word = torch.empty(min(rows * n_pairs, size), dtype=torch.int64, device=mixed.device)
+    for first in range(0, size, len(word)):
+        part = out if len(word) == size else out[first : first + len(word)]
+        some = word if len(part) == len(word) else word[: len(part)]
+        keys = mixed[first // n_pairs : (first + len(part)) // n_pairs].unsqueeze(-1)
+        torch.bitwise_xor(keys, pair, out=some.view(-1, n_pairs))
+        _compiled_pass()(some, part)
+    return out.view(dtype).view(len(mixed), 2 * n_pairs)[:, :n_channels]
 
 
 def _chain_pass(head: Tensor, series: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +158,7 @@ def _pass(word: Tensor, out: Tensor) -> None:
     word = mix(word)
     upper, lower = (word >> 32).to(torch.int32) & POSITIVE, word.to(torch.int32)
     radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
-    angle = lower.to(dtype) * (math.pi * 2.0**-31)
+    angle = lower.to(dtype) * (math.acos(-1.0) * 2.0**-31)  # the compiler would hand pi in at every call
     first, second = angle.cos() * radius, angle.sin() * radius
     if dtype == torch.float64:
         out.copy_(torch.stack((first, second), dim=-1))

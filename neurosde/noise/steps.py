@@ -108,7 +108,8 @@ class StepNoise(AbstractNoise):
         z, key = step_normals(
             self.seed, self.series, step, n_parts * self.shape[1], self.dtype, compiled=self.is_compiled
         )
-        return scaled(z.unflatten(-1, (self.shape[1], n_parts)).movedim(-1, 1), dt, self.levy, key)
+        z = z.view(len(step), *self.shape, n_parts).permute(0, 3, 1, 2)
+        return scaled(z, dt, self.levy, key)
 
 
 class FreshNoise(AbstractNoise):
@@ -164,7 +165,9 @@ class FreshNoise(AbstractNoise):
     def compiled(self) -> AbstractNoise:
         """Keyed normals, which compiled code makes quicker than torch its own."""
         plain = {"seed": self.seed, "levy": self.levy, "dtype": self.dtype, "device": self.device}
-        return StepNoise(self.shape, **plain).compiled()
+        keyed = StepNoise(self.shape, **plain)
+        keyed.is_compiled = True
+        return keyed
 
     def _normals(self, begin: int, end: int) -> Tensor:
         """Normals of the steps ``(step, integral, series, noise)``."""
@@ -178,7 +181,7 @@ class FreshNoise(AbstractNoise):
 
 def scaled(z: Tensor, dt: Tensor, levy: Levy, key: Tensor | None = None) -> BrownianIncrement:
     """Increments of normals ``(step, integral, series, noise)``; the key ``(step, series)`` is for areas."""
-    scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt()[:, None, None]
+    scale = dt.sqrt() if dt.dim() == 3 else dt.sqrt().view(-1, 1, 1)
     H = None if z.shape[1] < 2 else z[:, 1] * (scale / 12**0.5)
     K = None if z.shape[1] < 3 else z[:, 2] * (scale / 720**0.5)
     W = z[:, 0]  # drawn for this alone

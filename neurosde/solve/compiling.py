@@ -14,7 +14,7 @@ Compile = Literal["auto", "chunk", "off"]
 MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
 PATIENCE = 40.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
 # `autograd.grad` is traced as it stands; floats are a method's weights, and constants of its program
-_SETTINGS = {"trace_autograd_ops": True, "specialize_float": True}
+_SETTINGS = {"trace_autograd_ops": True, "specialize_float": True, "record_runtime_overhead": False}
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
@@ -62,7 +62,7 @@ class Compiler:
             if self.on:
                 self._settings.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")  # of the compiler's own inner workings
-                self._settings.enter_context(torch._dynamo.config.patch(_SETTINGS))
+                self._settings.enter_context(_settings())
             yield self._run
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -91,6 +91,20 @@ class Compiler:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """Settings of the tracer for a while; its own patch makes a class at every call."""
+    config: Any = torch._dynamo.config
+    before = {name: getattr(config, name) for name in _SETTINGS}
+    try:
+        for name, value in _SETTINGS.items():
+            setattr(config, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -89,8 +89,8 @@ def run(problem: Problem, y: Tensor, *, recompute: bool, section: int = _SECTION
     """
     grid = problem.grid
     state = first_state(problem, y)
-    failed_at = torch.full((len(y),), grid.length + 1, device=y.device)
-    picker = Picker(grid, len(y))
+    failed_at: Tensor | None = None
+    picker = Picker(grid)
     picker.take([row(state)], 0)
     runner = _Runner(problem, state, recompute, section)
     first = 0
@@ -125,8 +125,11 @@ def first_state(problem: Problem, y: Tensor) -> State:
     return state if problem.carry is None else state._replace(carry=problem.carry)
 
 
-def outcome_of(rows: Tensor, failed_at: Tensor, grid: TimeGrid) -> Outcome:
+def outcome_of(rows: Tensor, failed_at: Tensor | None, grid: TimeGrid) -> Outcome:
     """Rows of a fixed grid with the status and counts that follow from the steps at which series failed."""
+    if failed_at is None:
+        good = grid.n_steps.expand(len(rows)).clone()
+        return Outcome(rows, torch.zeros_like(good), good, torch.zeros_like(good))
     status = torch.where(failed_at <= grid.length, int(Status.NOT_FINITE), int(Status.SUCCESS))
     good = torch.minimum(failed_at - 1, grid.n_steps)
     return Outcome(rows, status, good, torch.zeros_like(good))
@@ -194,7 +197,7 @@ class BlockSource:
         noise, shared = problem.noise.increments(own, steps.start), own.dim() == 1
         h = own.diff().to(self.dtype) if shared else own.diff().T.unsqueeze(-1).to(self.dtype)
         t = own[:-1].to(self.dtype) if shared else own[:, :-1].T.unsqueeze(-1).to(self.dtype)
-        wide = (t[:, None, None], h[:, None, None]) if shared else (t, h)
+        wide = (t.view(-1, 1, 1), h.view(-1, 1, 1)) if shared else (t, h)
         weights = problem.model.stepper.weights(problem.model.sde, *wide) if len(steps) else ()
         if problem.model.absorbing is not None:
             weights = (*weights, problem.model.absorbing.draws(t, self.dtype))
@@ -248,11 +251,13 @@ class _Runner:
         return *self._march(self.source.block(first), state, first, every), last
 
     def careful_steps(
-        self, state: State, first: int, failed_at: Tensor
+        self, state: State, first: int, failed_at: Tensor | None
     ) -> tuple[list[Tensor], State, int, Tensor]:
         """Take a block again after a failure, and find out which series failed at which step of it."""
         last = self.source.end_of(first)
         block = self.source.block(first)
+        if failed_at is None:
+            failed_at = torch.full((len(state.y),), self.grid.length + 1, device=state.y.device)
         self.failed_at = first_failure(self._march(block, state, first, True)[0], first, failed_at)
         again = self._recomputed(state, first, True) if self.recompute else None
         rows, after = again or self._march(block, state, first, True)
@@ -331,13 +336,16 @@ def loosen_series(block: Block, state: State) -> None:
 class Picker:
     """Collects the rows that were asked for as they come by, and lays them out at the end."""
 
-    def __init__(self, grid: TimeGrid, n_series: int):
-        self.shared = grid.save.dim() == 1
-        self.save, self.n_series = grid.save, n_series
-        order = torch.argsort(grid.save.flatten(), stable=True)
-        self.order = order[grid.save.flatten()[order] >= 0]
-        self.steps = grid.save.flatten()[self.order]
+    def __init__(self, grid: TimeGrid):
+        self.shared, self.save = grid.save.dim() == 1, grid.save
+        self.steps = grid.save.flatten()
         self.bounds = self.steps.tolist()
+        self.order: Tensor | None = None  # None as it stands
+        if not (self.shared and self.bounds[0] >= 0 and self.bounds == sorted(self.bounds)):
+            order = torch.argsort(self.steps, stable=True)
+            self.order = order[self.steps[order] >= 0]
+            self.steps = self.steps[self.order]
+            self.bounds = self.steps.tolist()
         self.taken = 0
         self.rows: list[Tensor] = []
 
@@ -352,7 +360,7 @@ class Picker:
             end += 1
         if end == self.taken:
             return
-        if self.shared:
+        if self.shared or self.order is None:
             self.rows += [rows[step - first] for step in self.bounds[self.taken : end]]
         else:
             low = self.bounds[self.taken]
@@ -361,19 +369,19 @@ class Picker:
             self.rows.append(some[self.steps[self.taken : end] - low, series])
         self.taken = end
 
-    def gather(self, failed_at: Tensor) -> Tensor:
+    def gather(self, failed_at: Tensor | None) -> Tensor:
         """Rows in the layout of the requested times, NaN for padding and after a failure."""
         rows = torch.stack(self.rows) if self.shared else torch.cat(self.rows)
-        if len(rows) == self.save.numel() and bool(
-            (self.order.diff() == 1).all()
-        ):  # in order, as times mostly are
-            rows = rows.transpose(0, 1) if self.shared else rows.unflatten(0, tuple(self.save.shape))
-        else:
+        if self.order is not None:
             place = torch.zeros(self.save.numel(), dtype=torch.int64, device=rows.device)
             place[self.order] = torch.arange(len(self.order), device=rows.device)
-            rows = rows[place].unflatten(0, tuple(self.save.shape))
-            rows = rows.transpose(0, 1) if self.shared else rows
-        lost = (self.save < 0) | (self.save >= failed_at[:, None])
+            rows = rows[place]
+        rows = rows.transpose(0, 1) if self.shared else rows.unflatten(0, tuple(self.save.shape))
+        if failed_at is None and len(self.bounds) == self.save.numel():
+            return rows
+        lost = self.save < 0
+        if failed_at is not None:
+            lost = lost | (self.save >= failed_at[:, None])
         return torch.where(lost.unsqueeze(-1), torch.nan, rows) if bool(lost.any()) else rows
 
 

@@ -233,11 +233,11 @@ def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
 
 def _look(model: Model, options: Options, t0: Tensor, y0: Tensor) -> tuple[int, bool]:
     """Check what fields and costs give at the start, at times of the shape that they will be asked for."""
-    rows, controller = t0.expand(len(y0), 1), options.controller
+    controller, exits = options.controller, options.absorbing is not None
     own = isinstance(controller, PIController) and not controller.whole_batch and len(y0) > 1
-    n_noise, flows = engine.look(model.sde, rows if own else t0, y0)
-    exits = options.absorbing is not None
-    engine.look_at_costs(model.running, rows if own or exits else t0, y0, n_noise)
+    n_noise, flows = engine.look(model.sde, t0.expand(len(y0), 1) if own else t0, y0)
+    if model.running:
+        engine.look_at_costs(model.running, t0.expand(len(y0), 1) if own or exits else t0, y0, n_noise)
     if model.stepper.needs_decay:
         check_linear_part(model.sde, t0.flatten()[0], y0.shape[-1])
     return n_noise, flows
@@ -255,7 +255,7 @@ def _lay_out(
     """Give the caller's batch axes back, and warn of failures."""
     rows, costs = outcome.rows, model.running
     n_state = rows.shape[-1] - len(costs)
-    ys = rows[..., :n_state].unflatten(0, batch) if batch else rows[0, :, :n_state]
+    ys = rows[..., :n_state].reshape(*batch, -1, n_state)
     running = {cost.name: rows[..., n_state + i].reshape(*batch, -1) for i, cost in enumerate(costs)}
     counts = {
         "nfe": (outcome.accepted + outcome.rejected) * model.stepper.evaluations[0],
@@ -284,7 +284,7 @@ def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:
         )
     if not y0.dtype.is_floating_point:
         raise DataError(f"y0: expected a floating point tensor, got {y0.dtype}.")
-    if not bool(torch.isfinite(y0).all()):
+    if not engine.is_finite(y0):
         index = (~torch.isfinite(y0)).nonzero()[0].tolist()
         raise DataError(f"y0{index} is {y0[tuple(index)].item()!r}; expected finite initial states.")
     batch = tuple(y0.shape[:-1])

@@ -70,8 +70,10 @@ def check_times(ts: Any, n_series: int, device: torch.device) -> Tensor:
         raise ShapeError(
             f"ts: expected (time,) or ({n_series}, time) with at least one time, got {tuple(ts.shape)}."
         )
-    if ts.dim() == 1 and bool(torch.isfinite(ts).all()) and bool((ts.diff() > 0).all()):
-        return ts
+    if ts.dim() == 1 and len(ts) > 1:
+        least, most = torch.aminmax(ts.diff())
+        if float(least) > 0 and float(most) < math.inf:  # NaN is neither
+            return ts
     rows = torch.atleast_2d(ts)
     known = ~torch.isnan(rows)
     checks = (
@@ -123,8 +125,8 @@ def check_dt(dt: Any, ts: Tensor, n_default: int = 100) -> Tensor:
         raise ShapeError(
             f"dt: expected a number or one a series {tuple(span.shape)}, got shape {tuple(dt.shape)}."
         )
-    shortest, longest = float(dt.min()), float(span.max())
-    if not (shortest > 0 and float(dt.max()) < math.inf):  # NaN is neither
+    shortest, longest = float(dt.min() if dt.dim() else dt), float(span.max() if span.dim() else span)
+    if not (shortest > 0 and float(dt.max() if dt.dim() else dt) < math.inf):  # NaN is neither
         raise DataError(f"dt: expected a positive finite step length, got {dt.tolist()!r}.")
     if longest > 0 and shortest > longest * (1 + 1e-6):
         raise DataError(
