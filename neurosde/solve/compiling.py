@@ -15,6 +15,8 @@ MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
 PATIENCE = 40.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
 # `autograd.grad` is traced as it stands; floats are a method's weights, and constants of its program
 _SETTINGS = {"trace_autograd_ops": True, "specialize_float": True}
+# an activation is cheaper to take again than to fetch from the memory, also where a product follows it
+_KEEP_LESS = {"ban_recompute_materialized_backward": False}
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
@@ -63,6 +65,10 @@ class Compiler:
                 self._settings.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")  # of the compiler's own inner workings
                 self._settings.enter_context(torch._dynamo.config.patch(_SETTINGS))
+                if _on_cpu(self.kind):
+                    from torch._functorch import config
+
+                    self._settings.enter_context(config.patch(_KEEP_LESS))
             yield self._run
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -109,11 +115,15 @@ def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(kind: tuple) -> dict[str, Any]:
-    """Settings of the compiler: its wrapper in C++ on a processor, and a quick hyperbolic tangent there."""
-    from neurosde.solve.tangent import QuickTangent  # imports the compiler, which takes seconds
+    """Settings of the compiler: on a processor its wrapper in C++, and rewritten graphs."""
+    from neurosde.solve.rewrites import Rewrites  # imports the compiler, which takes seconds
 
-    on_cpu = kind[5] == "cpu"
-    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": QuickTangent() if on_cpu else None}
+    on_cpu = _on_cpu(kind)
+    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": Rewrites() if on_cpu else None}
+
+
+def _on_cpu(kind: tuple) -> bool:
+    return kind[5] == "cpu"
 
 
 def loosen(*tensors: Tensor | None, axis: int) -> None:
