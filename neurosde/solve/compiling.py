@@ -52,10 +52,13 @@ class Compiler:
         self.on = wanted and kind not in _failed
         self._settings = contextlib.ExitStack()
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function; what does not compile is run as it is, and so is all of its kind from then on."""
+    def __call__(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
+        """Run a function; what does not compile is run as it is, and so is all of its kind from then on.
+
+        Each ``size`` has a program of its own.
+        """
         with self.open() as call:
-            return call(function, *arguments)
+            return call(function, *arguments, size=size)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[..., Any]]:
@@ -71,12 +74,12 @@ class Compiler:
                     self._settings.enter_context(config.patch(_KEEP_LESS))
             yield self._run
 
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
         if self.on:
             from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
 
             try:
-                return _program(self.kind, function)(*arguments)
+                return _program((*self.kind, size), function)(*arguments)
             except TorchDynamoException as error:
                 self._give_up(error)
         begin = time.perf_counter()
