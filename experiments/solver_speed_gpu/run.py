@@ -29,7 +29,9 @@ def tables(config: dict[str, Any], fast: bool) -> Iterator[tuple[Any, str]]:
 
 def rows(config: dict[str, Any], *, seed: int, device: str, fast: bool) -> Iterator[dict[str, Any]]:
     if device != "cuda" or not torch.cuda.is_available():
-        raise ValueError(f"device: a GPU is measured; expected 'cuda' on a machine that has one, got {device!r}")
+        raise ValueError(
+            f"device: a GPU is measured; expected 'cuda' on a machine that has one, got {device!r}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for bench, name in tables(config, fast):

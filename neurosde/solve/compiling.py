@@ -15,6 +15,8 @@ MODES: tuple[Compile, ...] = ("auto", "chunk", "off")
 PATIENCE = 40.0  # seconds of eager steps of one kind before "auto" compiles: about twice what compiling costs
 # `autograd.grad` is traced as it stands; floats are a method's weights, and constants of its program
 _SETTINGS = {"trace_autograd_ops": True, "specialize_float": True, "record_runtime_overhead": False}
+# an activation is cheaper to take again than to fetch from the memory, also where a product follows it
+_KEEP_LESS = {"ban_recompute_materialized_backward": False}
 
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
@@ -50,10 +52,13 @@ class Compiler:
         self.on = wanted and kind not in _failed
         self._settings = contextlib.ExitStack()
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function; what does not compile is run as it is, and so is all of its kind from then on."""
+    def __call__(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
+        """Run a function; what does not compile is run as it is, and so is all of its kind from then on.
+
+        Each ``size`` has a program of its own.
+        """
         with self.open() as call:
-            return call(function, *arguments)
+            return call(function, *arguments, size=size)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[..., Any]]:
@@ -62,15 +67,19 @@ class Compiler:
             if self.on:
                 self._settings.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")  # of the compiler's own inner workings
-                self._settings.enter_context(_settings())
+                self._settings.enter_context(_settings(torch._dynamo.config, _SETTINGS))
+                if _on_cpu(self.kind):
+                    from torch._functorch import config
+
+                    self._settings.enter_context(_settings(config, _KEEP_LESS))
             yield self._run
 
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _run(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
         if self.on:
             from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
 
             try:
-                return _program(self.kind, function)(*arguments)
+                return _program((*self.kind, size), function)(*arguments)
             except (TorchDynamoException, AssertionError) as error:  # the compiler's own assertions fail too
                 self._give_up(error)
         begin = time.perf_counter()
@@ -94,12 +103,11 @@ class Compiler:
 
 
 @contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    """Settings of the tracer for a while; its own patch makes a class at every call."""
-    config: Any = torch._dynamo.config
-    before = {name: getattr(config, name) for name in _SETTINGS}
+def _settings(config: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Settings of a part of the compiler for a while; its own patch makes a class at every call."""
+    before = {name: getattr(config, name) for name in values}
     try:
-        for name, value in _SETTINGS.items():
+        for name, value in values.items():
             setattr(config, name, value)
         yield
     finally:
@@ -123,11 +131,15 @@ def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(kind: tuple) -> dict[str, Any]:
-    """Settings of the compiler: its wrapper in C++ on a processor, and a quick hyperbolic tangent there."""
-    from neurosde.solve.tangent import QuickTangent  # imports the compiler, which takes seconds
+    """Settings of the compiler: on a processor its wrapper in C++, and rewritten graphs."""
+    from neurosde.solve.rewrites import Rewrites  # imports the compiler, which takes seconds
 
-    on_cpu = kind[5] == "cpu"
-    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": QuickTangent() if on_cpu else None}
+    on_cpu = _on_cpu(kind)
+    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": Rewrites() if on_cpu else None}
+
+
+def _on_cpu(kind: tuple) -> bool:
+    return kind[5] == "cpu"
 
 
 def loosen(*tensors: Tensor | None, axis: int) -> None:

@@ -33,11 +33,12 @@ from neurosde.solve.stepper import Carry
 from neurosde.typing import Any, NamedTuple, Tensor
 
 CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
+LONG = 20  # the same where a gradient flows: much is handed over between the ends of a block
 _EAGER = 5  # as many may be taken as they are before a look for failures
 _UNSEEN = 32  # recorded blocks between two looks for failures, which wait for the GPU
 _SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 SMALL_SECTION = 2**17  # the same where memory is what counts
-_WIDER = 32  # times as many on other devices, whose caches and memory are larger, and kernels dearer to ask for
+_WIDER = 32  # times as many on other devices, where kernels are dearer to ask for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Problem:
     grid: TimeGrid
     compile: Compile = "off"
     carry: Carry | None = None  # what an earlier solve handed on
+    flows: bool = False  # whether the fields are known to have a gradient
 
 
 class Outcome(NamedTuple):
@@ -210,6 +212,7 @@ class _Runner:
     def __init__(self, problem: Problem, state: State, recompute: bool, section: int):
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.recompute = recompute and torch.is_grad_enabled()
+        self.flows = problem.flows and torch.is_grad_enabled()
         kind = (
             *kind_of(problem.model, state.y, torch.is_grad_enabled()),
             problem.model.absorbing is not None,
@@ -222,9 +225,10 @@ class _Runner:
         self.recorder = Recorder(kind, records and not graph)
         width = CHUNK * problem.noise.shape[0] * problem.noise.shape[1]
         self.on_cpu = state.y.device.type == "cpu"
-        chunks = 1 if self.compiler.on else min(_EAGER, section // width) if self.on_cpu else _EAGER
-        if self.recorder.on:
-            chunks = 1
+        self.longest = LONG if self.compiler.on and graph and self.on_cpu else CHUNK
+        chunks = self.longest // CHUNK
+        if not self.compiler.on and not self.recorder.on:
+            chunks = min(_EAGER, section // width) if self.on_cpu else _EAGER
         if self.recompute:
             chunks = round(problem.grid.length**0.5 / CHUNK)
         self.source = BlockSource(problem, state.y.dtype, CHUNK * max(1, chunks), section)
@@ -274,20 +278,26 @@ class _Runner:
         return self.recorder(self._march_compiled, block, state, every)
 
     def _march_compiled(self, block: Block, state: State, every: bool) -> tuple[list[Tensor], State]:
+        if self.flows and not state.y.requires_grad:
+            # as it will be after the first block: one program does for all
+            state = state._replace(y=state.y.detach().requires_grad_())
         rows: list[Tensor] = []
-        for begin in range(0, len(block.t), CHUNK):
-            part = block.part(begin, begin + CHUNK)
+        begin = 0
+        while begin < len(block.t):
+            size = self.longest if len(block.t) - begin >= self.longest else CHUNK
+            part = block.part(begin, begin + size)
             n = len(part.t)
-            if n < CHUNK and state.carry:  # a step of length zero may move what is carried
+            if n < size and state.carry:  # a step of length zero may move what is carried
                 more, state = march(self.model, part, state, every)
             else:
-                part = part.padded(CHUNK)
+                part = part.padded(size)
                 loosen_series(part, state)
                 if self.puller is not None:
                     more, state = self.puller(part, state, every)
                 else:
-                    more, state = self.compiler(march, self.model, part, state, every)
+                    more, state = self.compiler(march, self.model, part, state, every, size=size)
             rows = rows + more[:n] if every else more
+            begin += size
         return rows, state
 
     def _through(self, state: State, first: int, last: int) -> State:

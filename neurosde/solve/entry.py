@@ -171,13 +171,13 @@ def solve_with_carry(
         outcome = steps.outcome(columns)
         if replayed:
             noise, grid = GivenNoise(steps.increments), steps.grid_of(columns)
-            replay = engine.Problem(model, noise, grid, options.compile, carry)
+            replay = engine.Problem(model, noise, grid, options.compile, carry, flows)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
         grid = make_grid(times, check_dt(options.dt, times, 1 if _is_exact(stepper, options) else 100))
         noise = choose_noise(*given, grid, shape, y0.dtype)
         model = _until_exit(model, options, noise, keys, t0, y0)
-        problem = engine.Problem(model, noise, grid, options.compile, carry)
+        problem = engine.Problem(model, noise, grid, options.compile, carry, flows)
         outcome = take_penalised(problem, y0, options.gradient, penalty)
     return _lay_out(outcome, times, model, batch, own_clock), outcome.carry
 

@@ -84,14 +84,12 @@ def pulled_back(
     cotangents: tuple[Tensor, ...],
     every: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Take the steps of a block again by a call of ``march``, and pull cotangents of what comes of it back."""
+    """Take the steps of a block again by a call of ``march``, and pull cotangents of the result back."""
     with torch.enable_grad(), stand_ins(model.sde, tensors) as own:
         before = tuple(part.detach().requires_grad_() for part in parts)
         rows, after = call(march, model, block, state_of(before), every)
-    pairs = [
-        (x, a) for x, a in zip((*rows, *after.flat()), cotangents, strict=True) if x.requires_grad and x.numel()
-    ]
-    outs, given = zip(*pairs, strict=True)
+    pairs = zip((*rows, *after.flat()), cotangents, strict=True)
+    outs, given = zip(*((x, a) for x, a in pairs if x.requires_grad and x.numel()), strict=True)
     return torch.autograd.grad(outs, (*before, *own), given, allow_unused=True)
 
 
@@ -129,8 +127,11 @@ def puller_of(model: Model, kind: tuple, block: Block, state: State) -> Puller |
     if model.absorbing is not None or any(part.requires_grad for part in noise):
         return None
     first = block.part(0, 1).steps()[0]
-    known = depends_on_parameters(model.sde, state.flat(), lambda *parts: advance(model, first, state_of(parts)).flat())
-    return Puller(model, kind) if known else None
+
+    def step(*parts: Tensor) -> tuple[Tensor, ...]:
+        return advance(model, first, state_of(parts)).flat()
+
+    return Puller(model, kind) if depends_on_parameters(model.sde, state.flat(), step) else None
 
 
 def depends_on_parameters(

@@ -162,7 +162,7 @@ def _form(leaf: Any) -> Any:
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
-    """Whatever is no tuple or list, in order; their lengths too, which tell trees of the same leaves apart."""
+    """Whatever is no tuple or list, in order, and their lengths, which tell trees of equal leaves apart."""
     if isinstance(tree, tuple | list):
         yield len(tree)
         for part in tree:
@@ -220,7 +220,7 @@ class _Place:
         graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
         gc.disable()  # an old recording that is thrown away during a new one spoils it
         try:
-            graph.capture_begin(self.pool, capture_error_mode="thread_local")  # others may feed data meanwhile
+            graph.capture_begin(self.pool, capture_error_mode="thread_local")  # others may feed data
             try:
                 results = function(*arguments)
             except Exception:

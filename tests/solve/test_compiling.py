@@ -79,6 +79,34 @@ def test_other_batches_horizons_and_steps_need_no_more_compiling(form):
 
 
 @pytest.mark.slow
+def test_the_first_block_of_training_needs_no_program_of_its_own():
+    """Two programs, for long blocks and what remains; and no gradient where the fields have none."""
+
+    class Other(Network):
+        pass
+
+    class Idle(Other):
+        def drift(self, t, y):
+            return -y
+
+    increments = 0.1 * torch.randn(50, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y0, results = torch.ones(4, 3, dtype=torch.float64), []
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for mode in ("off", "chunk"):
+        sde = Other()
+        ys = nsde.solve(sde, y0, [0.0, 1.0], dt=0.02, noise=increments, compile=mode).ys
+        ys.square().sum().backward()
+        results.append((ys.detach(), sde.A.grad))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 2
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    assert y0.grad is None
+    assert not y0.requires_grad
+    idle = nsde.solve(Idle(), y0, [0.0, 1.0], dt=0.02, noise=increments, compile="chunk")
+    assert not idle.ys.requires_grad
+
+
+@pytest.mark.slow
 def test_the_loop_of_inference_takes_the_same_steps():
     """Requested times, running costs, own times, remainders, and what a method carries."""
     sde, y0 = Network("stratonovich"), torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3)
