@@ -147,3 +147,10 @@ def loosen(*tensors: Tensor | None, axis: int) -> None:
     for tensor in tensors:
         if tensor is not None and tensor.dim() > axis and tensor.shape[axis] > 1:
             torch._dynamo.maybe_mark_dynamic(tensor, axis)
+
+
+def loosened_as(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A tensor whose axes may change as another's may."""
+    for axis in getattr(pattern, "_dynamo_weak_dynamic_indices", ()):
+        torch._dynamo.maybe_mark_dynamic(tensor, axis)
+    return tensor

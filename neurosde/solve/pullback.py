@@ -62,7 +62,9 @@ class _Pulled(torch.autograd.Function):
     def forward(
         ctx: Any, puller: Puller, block: Block, every: bool, n_parts: int, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        parts = tensors[:n_parts]
+        parts = tuple(part.detach() for part in tensors[:n_parts])
+        for part in parts:
+            loosen(part, axis=0)
         rows, after = puller.take(block, state_of(parts), every)
         ctx.puller, ctx.block, ctx.every = puller, block, every
         ctx.save_for_backward(*parts)

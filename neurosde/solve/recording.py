@@ -4,10 +4,11 @@ import contextlib
 import functools
 import gc
 import threading
+import warnings
 
 import torch
 
-from neurosde.solve.compiling import Compile
+from neurosde.solve.compiling import Compile, loosened_as
 from neurosde.typing import Any, Callable, Iterator, Tensor
 
 DEVICES = ("cuda",)
@@ -17,10 +18,24 @@ _unrecordable: set[tuple] = set()
 class Graphs:
     """Recordings of the kernels that a function asks a GPU for: CUDA graphs."""
 
-    def rehearse(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """Call a function where it will be recorded, so that libraries have their workspace there."""
-        with _place().aside():
-            return function(*arguments)
+    def rehearse(self, function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, bool]:
+        """Call a function where it will be recorded; tell whether it did without looking at values.
+
+        Libraries have their workspace there from then on, and a recording that fails does harm.
+        """
+        with _place().aside(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                results = function(*arguments)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        looks = ["synchroniz" in str(warning.message) for warning in caught]
+        for warning, look in zip(caught, looks, strict=True):
+            if not look:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return results, not any(looks)
 
     def record(self, function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, Callable[[], None]]:
         """What the function returns, not yet computed, and what computes it, time and again."""
@@ -72,15 +87,14 @@ class Recorder:
         recording = self._known.get(key)
         if recording is None:
             self._known[key] = _Recording(self._graphs, leaves)
-            return self._graphs.rehearse(function, arguments)
-        if not recording.fits(leaves):
-            try:
-                recording.make(function, arguments, leaves)
-            except Exception:  # an error of its own comes again in the plain call
-                _unrecordable.add(self.kind)
-                self.on = False
-                return function(*arguments)
-        return recording.replay(leaves)
+            return function(*arguments)
+        try:
+            return recording(function, arguments, leaves)
+        except Exception:  # an error of the function's own comes again in the plain call
+            _unrecordable.add(self.kind)
+            self.on = False
+            self.close()
+            return function(*arguments)
 
 
 def recordable(y: Tensor, mode: Compile) -> bool:
@@ -89,7 +103,7 @@ def recordable(y: Tensor, mode: Compile) -> bool:
 
 
 class _Recording:
-    """One function for arguments of one form.
+    """One function for arguments of one form: rehearsed with tensors of its own, recorded, and replayed.
 
     Parameters
     ----------
@@ -102,34 +116,49 @@ class _Recording:
     def __init__(self, graphs: Graphs, leaves: list[Any]):
         self.graphs, self.still = graphs, leaves
         self.moving: dict[int, Tensor] = {}  # place among the leaves, and where the recording reads them
-        self.results: Any = None
-        self.made: list[Tensor] = []  # where the recording writes
+        self.own: list[Any] | None = None
+        self.noisy = 0  # rehearsals in which somebody looked at values: the compiler may, the first time
+        self.ready = False
         self.run: Callable[[], None] | None = None
 
-    def fits(self, leaves: list[Any]) -> bool:
-        """Whether there is a recording that reads all that has moved from copies."""
-        return self.run is not None and not self._moved(leaves)
+    def __call__(self, function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list[Any]) -> Any:
+        """Results for these arguments; what is passed on as it came is the caller's own."""
+        moved = self._moved(leaves)
+        if moved or self.own is None:
+            self._lay_out(arguments, leaves, moved)
+        _copy(list(self.moving.values()), [leaves[i] for i in self.moving])
+        assert self.own is not None
+        if self.run is not None:
+            self.run()
+        elif self.ready:
+            results, self.run = self.graphs.record(function, self.own)
+            self._keep(results)
+            self.run()
+        else:
+            results, self.ready = self.graphs.rehearse(function, self.own)
+            self._keep(results)
+            self.noisy += not self.ready
+            if self.noisy > 1:
+                raise RuntimeError("it looks at values")
+        return self._handed_out(leaves)
 
     def _moved(self, leaves: list[Any]) -> list[int]:
         pairs = enumerate(zip(self.still, leaves, strict=True))
         return [i for i, (a, b) in pairs if a is not b and i not in self.moving and isinstance(b, Tensor)]
 
-    def make(self, function: Callable[..., Any], arguments: tuple[Any, ...], leaves: list[Any]) -> None:
-        """Record it."""
-        self.run = None
-        self.moving = {i: leaves[i].clone() for i in (*self.moving, *self._moved(leaves))}
-        own = [self.moving.get(i, leaf) for i, leaf in enumerate(leaves)]
-        results, run = self.graphs.record(function, _filled(list(arguments), iter(own)))
-        places = {id(leaf): i for i, leaf in enumerate(own) if isinstance(leaf, Tensor)}
+    def _lay_out(self, arguments: tuple[Any, ...], leaves: list[Any], moved: list[int]) -> None:
+        """Make tensors for whatever moves; the next call is a rehearsal with them."""
+        self.ready, self.run = False, None
+        self.moving = {i: loosened_as(leaves[i].clone(), leaves[i]) for i in (*self.moving, *moved)}
+        self.leaves = [self.moving.get(i, leaf) for i, leaf in enumerate(leaves)]
+        self.own = _filled(list(arguments), iter(self.leaves))
+
+    def _keep(self, results: Any) -> None:
+        places = {id(leaf): i for i, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)}
         self.results = _mapped(lambda leaf: _Given(places[id(leaf)]) if id(leaf) in places else leaf, results)
         self.made = [leaf for leaf in _leaves(self.results) if isinstance(leaf, Tensor)]
-        self.run = run
 
-    def replay(self, leaves: list[Any]) -> Any:
-        """Results for these arguments; what is passed on as it came is the caller's own."""
-        assert self.run is not None
-        _copy(list(self.moving.values()), [leaves[i] for i in self.moving])
-        self.run()
+    def _handed_out(self, leaves: list[Any]) -> Any:
         copies = [torch.empty_like(part) for part in self.made]
         _copy(copies, self.made)
         fresh = iter(copies)
@@ -218,6 +247,8 @@ class _Place:
     def capture(self, function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, torch.cuda.CUDAGraph]:
         """What a function returns, not yet computed, and the graph that computes it."""
         graph, collecting = torch.cuda.CUDAGraph(), gc.isenabled()
+        generator = torch.cuda.default_generators[self.stream.device_index]
+        state = generator.clone_state()
         gc.disable()  # an old recording that is thrown away during a new one spoils it
         try:
             graph.capture_begin(self.pool, capture_error_mode="thread_local")  # others may feed data
@@ -226,6 +257,7 @@ class _Place:
             except Exception:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
+                generator.graphsafe_set_state(state)  # which the recording has not let go of
                 raise
             graph.capture_end()
         finally:

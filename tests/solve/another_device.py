@@ -51,7 +51,7 @@ class Elsewhere(torch.Tensor):
         return Pretence.current.call(func, args, kwargs or {})
 
 
-class MixedDevices(RuntimeError):
+class MixedDevicesError(RuntimeError):
     """An operation was given tensors of both places."""
 
 
@@ -93,7 +93,7 @@ class Pretence(TorchDispatchMode):
         here = [x for x in leaves if isinstance(x, torch.Tensor) and not isinstance(x, Elsewhere)]
         if there and name not in MIXING and any(x.dim() for x in here):
             shapes = [tuple(x.shape) for x in here], [tuple(x.shape) for x in there]
-            raise MixedDevices(f"{name}: {shapes[0]} here, {shapes[1]} elsewhere")
+            raise MixedDevicesError(f"{name}: {shapes[0]} here, {shapes[1]} elsewhere")
         if there and name in WAITING:
             self.wait(name)
         goes, device = bool(there), kwargs.get("device")
@@ -126,7 +126,9 @@ class Tape:
     made = 0
 
     def rehearse(self, function, arguments):
-        return function(*arguments)
+        before = Pretence.current.waits
+        results = function(*arguments)
+        return results, Pretence.current.waits == before
 
     def record(self, function, arguments):
         Tape.made += 1
@@ -161,8 +163,7 @@ def pretending():
     if not hasattr(torch, DEVICE):
         registration._setup_privateuseone_for_python_backend(DEVICE, Module())
     # the way back runs in a thread of its own on other devices, to which modes do not reach
-    with torch.autograd.set_multithreading_enabled(False), Pretence() as pretence:
-        with mock.patch.multiple(
-            torch, tensor=on_request(torch.tensor), as_tensor=on_request(torch.as_tensor)
-        ):
-            yield pretence
+    makers = {name: on_request(getattr(torch, name)) for name in ("tensor", "as_tensor")}
+    here = torch.autograd.set_multithreading_enabled(False)
+    with here, Pretence() as pretence, mock.patch.multiple(torch, **makers):
+        yield pretence
