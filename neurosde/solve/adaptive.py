@@ -10,7 +10,6 @@ from neurosde.noise import BrownianIncrement, BrownianPath
 from neurosde.noise.powers import power_of_two
 from neurosde.noise.stack import DyadicStack
 from neurosde.sde import SDE, is_additive
-from neurosde.solve import engine
 from neurosde.solve.clocks import (
     NEVER,
     Clocks,
@@ -24,6 +23,7 @@ from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
 from neurosde.solve.march import Model
+from neurosde.solve.problem import Outcome
 from neurosde.solve.recording import Recorder, recordable
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import AbstractStepper, Carry
@@ -63,10 +63,10 @@ class AcceptedSteps:
     carry: Carry
     exits: tuple[Tensor, Tensor] | None = None
 
-    def outcome(self, columns: Tensor) -> engine.Outcome:
+    def outcome(self, columns: Tensor) -> Outcome:
         """States at the requested times, which stand in these columns of all the times to end on."""
         wanted = columns.expand(len(self.ys), -1).unsqueeze(-1).expand(-1, -1, self.ys.shape[-1])
-        return engine.Outcome(
+        return Outcome(
             self.ys.gather(1, wanted),
             self.status,
             self.accepted,

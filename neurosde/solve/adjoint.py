@@ -5,13 +5,15 @@ from torch.autograd.function import once_differentiable
 
 from neurosde.calculus import to_stratonovich
 from neurosde.sde import SDE, diffuse
-from neurosde.solve import engine
+from neurosde.solve.blocks import SMALL_SECTION, BlockSource
+from neurosde.solve.engine import run
+from neurosde.solve.problem import Outcome, Problem, on_the_same_noise
 from neurosde.solve.reversible import by_step
 from neurosde.solve.stepper import Step
 from neurosde.typing import Any, Tensor
 
 
-def run_adjoint(problem: engine.Problem, y: Tensor) -> engine.Outcome:
+def run_adjoint(problem: Problem, y: Tensor) -> Outcome:
     """Take every step of the grid, and get the gradient by solving the adjoint SDE backwards.
 
     ``da = -a (df/dy dt + dg/dy o dW)`` and alike for what the fields depend on (Li, Wong, Chen & Duvenaud
@@ -20,7 +22,7 @@ def run_adjoint(problem: engine.Problem, y: Tensor) -> engine.Outcome:
     steps: it has an error of their order.
     """
     tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
-    outcome: list[engine.Outcome] = []
+    outcome: list[Outcome] = []
     rows = _Adjoint.apply(problem, outcome, y, *tensors)
     assert isinstance(rows, Tensor)
     return outcome[0]._replace(rows=rows)
@@ -30,11 +32,9 @@ class _Adjoint(torch.autograd.Function):
     """The whole solve as one node of the graph."""
 
     @staticmethod
-    def forward(
-        ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *tensors: Tensor
-    ) -> Tensor:
-        outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
-        ctx.problem, ctx.tensors = engine.on_the_same_noise(problem, outcome[0]), tensors
+    def forward(ctx: Any, problem: Problem, outcome: list[Outcome], y: Tensor, *tensors: Tensor) -> Tensor:
+        outcome.append(run(problem, y, recompute=False, section=SMALL_SECTION))
+        ctx.problem, ctx.tensors = on_the_same_noise(problem, outcome[0]), tensors
         ctx.save_for_backward(outcome[0].rows)
         return outcome[0].rows.clone()
 
@@ -46,13 +46,13 @@ class _Adjoint(torch.autograd.Function):
 
 
 def _solve_backwards(
-    problem: engine.Problem, tensors: tuple[Tensor, ...], rows: Tensor, grad: Tensor
+    problem: Problem, tensors: tuple[Tensor, ...], rows: Tensor, grad: Tensor
 ) -> tuple[Tensor, ...]:
     sde = to_stratonovich(problem.model.sde)
     arrivals, states = by_step(problem, grad), by_step(problem, rows)
     known = by_step(problem, torch.ones_like(rows))
     zero = torch.zeros_like(rows[:, 0])
-    source = engine.BlockSource(problem, rows.dtype, section=engine.SMALL_SECTION)
+    source = BlockSource(problem, rows.dtype, section=SMALL_SECTION)
     length = problem.grid.length
     y, a = states.get(length, zero), arrivals.get(length, zero)
     sums = [torch.zeros_like(x) for x in tensors]

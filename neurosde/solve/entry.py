@@ -13,7 +13,6 @@ from neurosde.errors import DataError, ShapeError, SolveError
 from neurosde.noise import AbstractNoise
 from neurosde.noise.arguments import as_series
 from neurosde.sde import SDE, RunningCost, as_sde
-from neurosde.solve import engine
 from neurosde.solve.absorbing import AbsorbingSet, absorber_of
 from neurosde.solve.adaptive import StepSearch, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
@@ -23,8 +22,10 @@ from neurosde.solve.gradients import GRADIENTS, Gradient, take_penalised
 from neurosde.solve.grid import as_times, check_dt, check_times, make_grid
 from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.linear_part import check_linear_part
+from neurosde.solve.looking import is_finite, look, look_at_costs
 from neurosde.solve.march import Model
 from neurosde.solve.penalty import StepPenalty
+from neurosde.solve.problem import Outcome, Problem
 from neurosde.solve.shared_clock import SharedSearch
 from neurosde.solve.solution import Solution, describe_failure
 from neurosde.solve.sources import GivenNoise, choose_noise, choose_path
@@ -171,13 +172,13 @@ def solve_with_carry(
         outcome = steps.outcome(columns)
         if replayed:
             noise, grid = GivenNoise(steps.increments), steps.grid_of(columns)
-            replay = engine.Problem(model, noise, grid, options.compile, carry, flows)
+            replay = Problem(model, noise, grid, options.compile, carry, flows)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
         grid = make_grid(times, check_dt(options.dt, times, 1 if _is_exact(stepper, options) else 100))
         noise = choose_noise(*given, grid, shape, y0.dtype)
         model = _until_exit(model, options, noise, keys, t0, y0)
-        problem = engine.Problem(model, noise, grid, options.compile, carry, flows)
+        problem = Problem(model, noise, grid, options.compile, carry, flows)
         outcome = take_penalised(problem, y0, options.gradient, penalty)
     return _lay_out(outcome, times, model, batch, own_clock), outcome.carry
 
@@ -235,9 +236,9 @@ def _look(model: Model, options: Options, t0: Tensor, y0: Tensor) -> tuple[int, 
     """Check what fields and costs give at the start, at times of the shape that they will be asked for."""
     controller, exits = options.controller, options.absorbing is not None
     own = isinstance(controller, PIController) and not controller.whole_batch and len(y0) > 1
-    n_noise, flows = engine.look(model.sde, t0.expand(len(y0), 1) if own else t0, y0)
+    n_noise, flows = look(model.sde, t0.expand(len(y0), 1) if own else t0, y0)
     if model.running:
-        engine.look_at_costs(model.running, t0.expand(len(y0), 1) if own or exits else t0, y0, n_noise)
+        look_at_costs(model.running, t0.expand(len(y0), 1) if own or exits else t0, y0, n_noise)
     if model.stepper.needs_decay:
         check_linear_part(model.sde, t0.flatten()[0], y0.shape[-1])
     return n_noise, flows
@@ -250,7 +251,7 @@ def _is_exact(stepper: AbstractStepper, options: Options) -> bool:
 
 
 def _lay_out(
-    outcome: engine.Outcome, times: Tensor, model: Model, batch: tuple[int, ...], own_clock: bool
+    outcome: Outcome, times: Tensor, model: Model, batch: tuple[int, ...], own_clock: bool
 ) -> Solution:
     """Give the caller's batch axes back, and warn of failures."""
     rows, costs = outcome.rows, model.running
@@ -284,7 +285,7 @@ def _check_state(y0: Any) -> tuple[Tensor, tuple[int, ...]]:
         )
     if not y0.dtype.is_floating_point:
         raise DataError(f"y0: expected a floating point tensor, got {y0.dtype}.")
-    if not engine.is_finite(y0):
+    if not is_finite(y0):
         index = (~torch.isfinite(y0)).nonzero()[0].tolist()
         raise DataError(f"y0{index} is {y0[tuple(index)].item()!r}; expected finite initial states.")
     batch = tuple(y0.shape[:-1])

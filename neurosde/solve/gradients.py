@@ -5,9 +5,10 @@ import dataclasses
 import torch
 
 from neurosde.errors import DataError
-from neurosde.solve import engine
 from neurosde.solve.adjoint import run_adjoint
+from neurosde.solve.engine import run
 from neurosde.solve.penalty import StepPenalty
+from neurosde.solve.problem import Outcome, Problem
 from neurosde.solve.reversible import run_reversible
 from neurosde.typing import Literal, Tensor
 
@@ -15,18 +16,16 @@ Gradient = Literal["backprop", "checkpoint", "reversible", "adjoint"]
 GRADIENTS: tuple[Gradient, ...] = ("backprop", "checkpoint", "reversible", "adjoint")
 
 
-def take_steps(problem: engine.Problem, y: Tensor, gradient: Gradient) -> engine.Outcome:
+def take_steps(problem: Problem, y: Tensor, gradient: Gradient) -> Outcome:
     """Take every step of the grid, so that its gradient can be had in the way asked for."""
     if gradient == "reversible":
         return run_reversible(problem, y)
     if gradient == "adjoint":
         return run_adjoint(problem, y)
-    return engine.run(problem, y, recompute=gradient == "checkpoint")
+    return run(problem, y, recompute=gradient == "checkpoint")
 
 
-def take_penalised(
-    problem: engine.Problem, y: Tensor, gradient: Gradient, penalty: StepPenalty | None
-) -> engine.Outcome:
+def take_penalised(problem: Problem, y: Tensor, gradient: Gradient, penalty: StepPenalty | None) -> Outcome:
     """Take every step, and one more from a sampled state where the penalty asks for that.
 
     Raises

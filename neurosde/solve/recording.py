@@ -180,7 +180,7 @@ def _copy(to: list[Tensor], since: list[Tensor]) -> None:
     for dtype in dict.fromkeys(x.dtype for x in to):
         pairs = [(x, y) for x, y in zip(to, since, strict=True) if x.dtype == dtype and x.numel()]
         if pairs:
-            torch._foreach_copy_([x for x, _ in pairs], [y for _, y in pairs])
+            torch._foreach_copy_([x for x, _ in pairs], [y for _, y in pairs])  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _form(leaf: Any) -> Any:
@@ -219,7 +219,7 @@ def _like(tree: Any, parts: list[Any]) -> Any:
     """Parts in a list or tuple of the kind that the tree is."""
     if isinstance(tree, list):
         return parts
-    return tree._make(parts) if hasattr(tree, "_make") else tuple(parts)
+    return tuple(parts) if type(tree) is tuple else type(tree)(*parts)
 
 
 class _Place:

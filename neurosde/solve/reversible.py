@@ -5,15 +5,17 @@ from torch.autograd.function import once_differentiable
 
 from neurosde.errors import SolveError
 from neurosde.sde import SDE, diffuse
-from neurosde.solve import engine
+from neurosde.solve.blocks import SMALL_SECTION, BlockSource, loosen_series
 from neurosde.solve.compiling import Compiler, kind_of
+from neurosde.solve.engine import run
 from neurosde.solve.march import Block, State
+from neurosde.solve.problem import Outcome, Problem, first_state, on_the_same_noise
 from neurosde.solve.pullback import depends_on_parameters, stand_ins
 from neurosde.solve.recording import Recorder, recordable
 from neurosde.typing import Any, Callable, NamedTuple, Tensor
 
 
-def run_reversible(problem: engine.Problem, y: Tensor) -> engine.Outcome:
+def run_reversible(problem: Problem, y: Tensor) -> Outcome:
     """Take every step of the grid with reversible Heun steps, keeping none of them.
 
     The gradient is that of the steps themselves (Kidger, Foster, Li & Lyons 2021, algorithm 2): each is
@@ -27,7 +29,7 @@ def run_reversible(problem: engine.Problem, y: Tensor) -> engine.Outcome:
         On the way back, if the states found there are not those of the way forth.
     """
     tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
-    outcome: list[engine.Outcome] = []
+    outcome: list[Outcome] = []
     begin = problem.carry or ()
     rows, *carry = _Reversible.apply(problem, outcome, y, *begin, *tensors)  # pyright: ignore[reportGeneralTypeIssues]
     return outcome[0]._replace(rows=rows, carry=tuple(carry))
@@ -38,10 +40,10 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, problem: engine.Problem, outcome: list[engine.Outcome], y: Tensor, *more: Tensor
+        ctx: Any, problem: Problem, outcome: list[Outcome], y: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
-        outcome.append(engine.run(problem, y, recompute=False, section=engine.SMALL_SECTION))
-        ctx.problem, ctx.failed = engine.on_the_same_noise(problem, outcome[0]), outcome[0].status > 0
+        outcome.append(run(problem, y, recompute=False, section=SMALL_SECTION))
+        ctx.problem, ctx.failed = on_the_same_noise(problem, outcome[0]), outcome[0].status > 0
         ctx.tensors = more[3:] if problem.carry else more
         rows, carry = outcome[0].rows, tuple(part.clone() for part in outcome[0].carry)
         ctx.save_for_backward(y, outcome[0].y, *carry)
@@ -76,7 +78,7 @@ class _Back(NamedTuple):
 
 
 def _undo_all(
-    problem: engine.Problem,
+    problem: Problem,
     tensors: tuple[Tensor, ...],
     arrivals: dict[int, Tensor],
     back: _Back,
@@ -89,7 +91,7 @@ def _undo_all(
     state = State(zero, zero, zero, zero, ())
     kind = (*kind_of(problem.model, state.y, False), "undone")
     compiler = Compiler(kind, problem.compile)
-    source = engine.BlockSource(problem, back.y.dtype, section=engine.SMALL_SECTION)
+    source = BlockSource(problem, back.y.dtype, section=SMALL_SECTION)
     starts = range(0, problem.grid.length, source.length)
     recorder = Recorder(kind, recordable(state.y, problem.compile) and held is None)
     if recorder.on and starts:
@@ -104,7 +106,7 @@ def _undo_all(
         arguments = (sde, tensors, block, arriving, back, held, begin)
         if len(numbers) == source.length and held is None:
             arrived = tuple(a for a in arriving if a is not None)
-            engine.loosen_series(block, State(*back[:4], (*back[4:6], *arrived)))
+            loosen_series(block, State(*back[:4], (*back[4:6], *arrived)))
             back = recorder(_undo_apart, compiler, *arguments) if recorder.on else compiler(_undo, *arguments)
         else:
             back = _undo(*arguments)
@@ -119,12 +121,12 @@ def _undo_all(
 
 
 def _pull_start(
-    problem: engine.Problem, tensors: tuple[Tensor, ...], back: _Back, begin: Tensor
+    problem: Problem, tensors: tuple[Tensor, ...], back: _Back, begin: Tensor
 ) -> tuple[Tensor, ...]:
     """Cotangents that reach the first state and the tensors through the fields that a solve starts with."""
     with torch.enable_grad():
         y = begin.detach().requires_grad_()
-        _, f, g = engine.first_state(problem, y).carry
+        _, f, g = first_state(problem, y).carry
     return _pull((f, g), (back.a_f, back.a_g), (y, *tensors), (torch.zeros_like(y), *back.sums))
 
 
@@ -199,7 +201,7 @@ def _outer(noise: str, a: Tensor, W: Tensor) -> Tensor:
     return a * W if noise == "diagonal" else a.unsqueeze(-1) * W.unsqueeze(-2)
 
 
-def by_step(problem: engine.Problem, grad: Tensor) -> dict[int, Tensor]:
+def by_step(problem: Problem, grad: Tensor) -> dict[int, Tensor]:
     """Cotangents of the rows ``(series, time, state)``, by the number of steps before each."""
     save = problem.grid.save
     arrivals: dict[int, Tensor] = {}
