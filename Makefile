@@ -11,12 +11,13 @@ comma  := ,
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: help demo test slow lint format types contracts doctest docs bench clean
+.PHONY: help demo test slow gpu lint format types contracts doctest docs bench clean
 .SECONDARY:
 
 help:
 	@echo "make demo   fit a bridge and a forecaster to data that ships with the package; scores, pictures, a saved model"
 	@echo "make test   the fast tests (no network, no accelerator)"
+	@echo "make gpu    the tests that want a GPU"
 	@echo "make lint   style, formatting, types, import contracts"
 	@echo "make docs   the documentation, warnings as errors"
 	@echo "make bench  timings beside torchsde; import cost"
@@ -39,6 +40,9 @@ test: $(VENV)/.installed-test
 
 slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "slow and not gpu and not network"
+
+gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m "gpu and not slow"
 
 lint: format types contracts
 

@@ -105,10 +105,13 @@ class Compiler:
 @contextlib.contextmanager
 def _settings(config: Any, values: dict[str, Any]) -> Iterator[None]:
     """Settings of a part of the compiler for a while; its own patch makes a class at every call."""
-    before = {name: getattr(config, name) for name in values}
+    before: dict[str, Any] = {}
+    for name in values:
+        with contextlib.suppress(AttributeError):  # which an older compiler does not have
+            before[name] = getattr(config, name)
     try:
-        for name, value in values.items():
-            setattr(config, name, value)
+        for name in before:
+            setattr(config, name, values[name])
         yield
     finally:
         for name, value in before.items():

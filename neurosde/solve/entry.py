@@ -99,7 +99,8 @@ def solve(
         ``sde.dependencies()`` names.
     compile
         "off", "chunk" (compile runs of steps), or "auto": compile once as much time has been spent on one
-        kind of SDE as compiling costs.
+        kind of SDE as compiling costs. On a GPU both record steps that have no gradient as CUDA graphs; only
+        with "off" are the fields called step by step, which counts if they do more than compute.
     max_steps
         Attempts after which a series of an adaptive solve gives up.
     series

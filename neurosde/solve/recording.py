@@ -12,6 +12,7 @@ from neurosde.solve.compiling import Compile, loosened_as
 from neurosde.typing import Any, Callable, Iterator, Tensor
 
 DEVICES = ("cuda",)
+_MOST = 2**20  # entries of the states: with more, a kernel takes the GPU longer than to ask for it
 _unrecordable: set[tuple] = set()
 
 
@@ -23,7 +24,7 @@ class Graphs:
 
         Libraries have their workspace there from then on, and a recording that fails does harm.
         """
-        with _place().aside(), warnings.catch_warnings(record=True) as caught:
+        with _place(arguments).aside(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             before = torch.cuda.get_sync_debug_mode()
             torch.cuda.set_sync_debug_mode("warn")
@@ -39,7 +40,7 @@ class Graphs:
 
     def record(self, function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, Callable[[], None]]:
         """What the function returns, not yet computed, and what computes it, time and again."""
-        place = _place()
+        place = _place(arguments)
         with place.aside():
             results, graph = place.capture(function, arguments)
         return results, graph.replay
@@ -99,7 +100,7 @@ class Recorder:
 
 def recordable(y: Tensor, mode: Compile) -> bool:
     """Whether steps from these states are to be recorded: on a GPU, if no graph of them is kept."""
-    return y.device.type in DEVICES and mode != "off"
+    return y.device.type in DEVICES and mode != "off" and y.numel() <= _MOST
 
 
 class _Recording:
@@ -238,7 +239,7 @@ class _Place:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Work here after all that was asked for before, and before all that is asked for later."""
-        usual = torch.cuda.current_stream()
+        usual = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(usual)
         with torch.cuda.stream(self.stream):
             yield
@@ -266,8 +267,11 @@ class _Place:
         return results, graph
 
 
-def _place() -> _Place:
-    return _place_of(torch.cuda.current_device(), threading.get_ident())
+def _place(arguments: list[Any]) -> _Place:
+    """Where this thread records on the device of the arguments."""
+    tensors = (leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor))
+    device = next(x.device.index for x in tensors if x.is_cuda)
+    return _place_of(device, threading.get_ident())
 
 
 @functools.cache

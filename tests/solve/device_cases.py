@@ -151,12 +151,10 @@ def cases():
     yield "auto failing", ys(Growing(), dt=0.005)
     yield "auto looking", ys(Looking("ito"), dt=0.005)
     for whole in (False, True):
-        name = "whole batch" if whole else "each series"
+        name, controller = "whole batch" if whole else "each series", PIController(**FINE, whole_batch=whole)
         for mode in ("off", "auto"):
-            yield (
-                f"{mode} {name}",
-                ys(strat, controller=PIController(**FINE, whole_batch=whole), compile=mode),
-            )
+            yield f"{mode} {name}", ys(strat, [0.0, 1.0], controller=controller, compile=mode)
+        yield f"auto {name}, longer", ys(strat, [0.0, 5.0], controller=controller)
         jumping = PIController(**ROUGH, whole_batch=whole, jump_times=(0.5,))
         yield f"auto {name}, jumps", ys(strat, stepper=SlowRK(), controller=jumping)
     yield "auto each series, own times", ys(strat, OWN, controller=PIController(**ROUGH))

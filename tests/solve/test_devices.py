@@ -1,9 +1,9 @@
 """Whatever is solved suits another device: no tensor in the wrong place, no waiting at steps, the same bits.
 
-The device is a processor in disguise, see ``another_device.py``; a GPU is met in ``test_gpu.py``.
+The device is a processor in disguise, see ``another_device.py``; a GPU is met in ``test_gpu.py``. All is one
+test, for it takes a process of its own: a device stays registered.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,55 +11,41 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+CASES = Path(__file__).parent / "device_cases.py"
+TAKEN_AS_THEY_ARE = ("auto looking", "auto backprop", "auto checkpoint", "chunk checkpoint")
 
 
-def names():
-    spec = importlib.util.spec_from_file_location("device_cases", HERE / "device_cases.py")
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return [name for name, _ in module.cases() if name != "mixing"]
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def outcomes():
-    """In a process of its own, for a device stays registered."""
-    command = [sys.executable, str(HERE / "device_cases.py")]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, str(CASES)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-@pytest.mark.xdist_group("devices")
-@pytest.mark.parametrize("name", names())
-def test_another_device_gives_the_same(outcomes, name):
-    got = outcomes[name]
-    assert got["mistake"] == ""
+def complaints(name, got):
+    """What is wrong with the outcome of a case."""
+    if got["mistake"]:
+        yield f"{name}: {got['mistake']}"
+        return
     # what is pulled back block by block is summed in another order
-    assert got["difference"] <= (1e-12 if name.startswith("chunk backprop") else 0.0)
-    assert got["unrecordable"] == (name == "auto looking")
-    recorded = (
-        "chunk backprop" in name
-        or "adaptive" in name
-        or (name.startswith(("auto", "chunk")) and not name.endswith(("looking", "backprop", "checkpoint")))
-    )
-    assert (got["recordings"] > 0) == recorded
+    if not got["difference"] <= (1e-12 if name.startswith("chunk backprop") else 0.0):
+        yield f"{name}: differs by {got['difference']}"
+    if got["unrecordable"] != (name == "auto looking"):
+        yield f"{name}: could not be recorded"
+    records = name.startswith(("auto", "chunk")) and name not in TAKEN_AS_THEY_ARE
+    if (got["recordings"] > 0) != records:
+        yield f"{name}: {got['recordings']} recordings"
 
 
-@pytest.mark.xdist_group("devices")
-def test_a_tensor_in_the_wrong_place_is_noticed(outcomes):
-    assert "aten.add" in outcomes["mixing"]["mistake"]
-
-
-@pytest.mark.xdist_group("devices")
-@pytest.mark.parametrize("mode", ["off", "auto"])
-def test_fixed_steps_are_not_waited_for(outcomes, mode):
-    few, many = outcomes[f"{mode} 205 steps"], outcomes[f"{mode} 2005 steps"]
-    assert many["waits"] - few["waits"] < 0.025 * (many["steps"] - few["steps"])
-
-
-@pytest.mark.xdist_group("devices")
-@pytest.mark.parametrize("name", ["each series", "whole batch"])
-def test_adaptive_steps_are_not_waited_for(outcomes, name):
-    door = outcomes[f"auto {name}, jumps"]["waits"] - outcomes[f"auto {name}, jumps"]["steps"] / 4
-    assert outcomes[f"auto {name}"]["waits"] < door + outcomes[f"auto {name}"]["steps"]
+def test_another_device_gives_the_same_and_is_not_waited_for(outcomes):
+    assert "aten.add" in outcomes.pop("mixing")["mistake"]  # a tensor in the wrong place is noticed
+    assert len(outcomes) > 50
+    assert [line for name, got in outcomes.items() for line in complaints(name, got)] == []
+    for mode in ("off", "auto"):
+        few, many = outcomes[f"{mode} 205 steps"], outcomes[f"{mode} 2005 steps"]
+        assert many["waits"] - few["waits"] < 0.025 * (many["steps"] - few["steps"])
+    for way in ("each series", "whole batch"):
+        few, many = outcomes[f"auto {way}"], outcomes[f"auto {way}, longer"]
+        assert many["steps"] - few["steps"] > 50
+        assert many["waits"] - few["waits"] < 0.3 * (many["steps"] - few["steps"])
