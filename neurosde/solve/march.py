@@ -52,11 +52,20 @@ class Block(NamedTuple):
         rows = slice(begin, end)
         return Block(self.t[rows], self.noise.at(rows), tuple(part[rows] for part in self.weights))
 
+    def apart(self) -> "Block":
+        """The same in memory of its own: one program does for all, wherever in a section they stand."""
+
+        def own(part: Tensor) -> Tensor:
+            return part.clone(memory_format=torch.contiguous_format)
+
+        noise = BrownianIncrement(*(None if x is None else own(x) for x in self.noise))  # pyright: ignore
+        return Block(own(self.t), noise, tuple(map(own, self.weights)))
+
     def padded(self, length: int) -> "Block":
         """Add steps of length zero without noise, so that every block of a solve has the same shape."""
         missing = length - len(self.t)
         if not missing:
-            return self
+            return self.apart()
 
         def still(part: Tensor | None) -> Tensor | None:
             return None if part is None else torch.cat((part, part.new_zeros(missing, *part.shape[1:])))

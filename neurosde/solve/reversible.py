@@ -98,7 +98,7 @@ def _undo_all(
         t = source.block(starts[-1]).steps()[0].t
         recorder.on = depends_on_parameters(sde, (back.z,), lambda z: sde.drift_and_diffusion(t, z))
     for first in reversed(starts):
-        block = source.block(first)
+        block = source.block(first).apart() if compiler.on else source.block(first)
         numbers = range(first, first + len(block.t))
         arriving = [arrivals.get(k) for k in numbers]
         dense = any(a is not None for a in arriving[1:])  # two forms to compile, not 2^length
