@@ -68,7 +68,7 @@ def test_other_batches_horizons_and_steps_need_no_more_compiling(form):
     ts = options.pop("ts", torch.tensor([0.0, 1.0]))
     sde = Network("stratonovich" if form == "undone" else "ito")
     counts = []
-    for n, dt, horizon in ((8, 0.02, 1.0), (16, 0.02, 1.0), (24, 0.01, 2.0), (33, 0.005, 0.7)):
+    for n, dt, horizon in ((8, 0.02, 1.0), (16, 0.02, 1.0), (24, 0.015, 2.0), (33, 0.005, 0.7)):
         with torch.set_grad_enabled("gradient" in options):
             start = torch.zeros(n, 3, dtype=torch.float64)
             solution = nsde.solve(sde, start, horizon * ts, dt=dt, compile="chunk", **options)
@@ -283,4 +283,6 @@ def test_adaptive_steps_are_the_same_compiled(whole_batch):
         counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     # what goes down to a requested time is compiled once more when the batch first changes
     assert counts[1] <= counts[0] + (0 if whole_batch else 2)
-    assert counts[1:] == counts[1:2] * 3
+    # and where no time lies inside, an attempt is one program
+    assert counts[2] <= counts[1] + (0 if whole_batch else 1)
+    assert counts[3] == counts[2]
