@@ -70,7 +70,7 @@ def normals(
     n_channels
         How many draws a key gives.
     dtype
-        Of the result; float32 and float64 come from the same uniforms.
+        Of the result; float32 and float64 come from the same uniforms, shorter ones are rounded.
     compiled
         Make them in one compiled pass: quicker than ``torch.randn``, equal but for the last bits.
 
@@ -91,6 +91,8 @@ def normals(
     dtype = as_dtype(dtype)
     if not isinstance(key, Tensor) or key.dtype != torch.int64:
         raise DataError(f"key: expected an int64 tensor, as chain makes them, got {reprlib.repr(key)}.")
+    if dtype.itemsize < 4:  # whose numbers are too coarse for the logarithm of a small one
+        return normals(key, n_channels, compiled=compiled).to(dtype)
     n_pairs = (n_channels + 1) // 2
     pair = spread_tensor(torch.arange(n_pairs, device=key.device))
     flat = key.reshape(-1)
@@ -110,7 +112,7 @@ def step_normals(
 
     Compiled, the chain is mixed in one pass too: eager passes over it would cost half of what the normals do.
     """
-    if not compiled:
+    if not compiled or dtype.itemsize < 4:
         key = torch.as_tensor(chain(chain(seed, series), step.unsqueeze(-1)))
         return normals(key, n_channels, dtype), key
     head = torch.tensor(signed(mix_int(seed)), device=series.device)

@@ -57,6 +57,9 @@ def crossed(
     Tensor
         ``(row, lane, series, pair)``.
     """
+    if dtype.itemsize < 4:  # whose numbers are too coarse for the logarithm of a small one
+        rounded = crossed(rows, columns, n_lanes, torch.float32, compiled=compiled).to(dtype)
+        return rounded if out is None else out.copy_(rounded)
     inside = torch.compiler.is_compiling()  # of something larger
     if compiled or inside:
         polar = _polar_pass if inside else compiled_polar()
@@ -88,9 +91,10 @@ def _lanes(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     word = word * LIGHT[0]
     word = (word ^ (word >> 27)) * LIGHT[1]
     upper, lower = (word >> 32).to(torch.int32) & POSITIVE, word.to(torch.int32)
-    radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
-    angle = lower.to(dtype) * (math.pi * 2.0**-31)
-    return angle.cos() * radius, angle.sin() * radius
+    wide = torch.float32 if dtype.itemsize < 4 else dtype
+    radius = torch.sqrt(-2.0 * torch.log(upper.to(wide) * 2.0**-31 + 2.0**-32))
+    angle = lower.to(wide) * (math.pi * 2.0**-31)
+    return (angle.cos() * radius).to(dtype), (angle.sin() * radius).to(dtype)
 
 
 def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:
