@@ -158,7 +158,7 @@ class _Runner:
             size = self.longest if len(block.t) - begin >= self.longest else CHUNK
             part = block.part(begin, begin + size)
             n = len(part.t)
-            if n < size and state.carry:  # a step of length zero may move what is carried
+            if n < size and (state.carry or part.weights):  # a step of length zero may change these
                 more, state = march(self.model, part, state, every)
             else:
                 part = part.padded(size)
