@@ -287,6 +287,8 @@ def main() -> None:
     if options.child:
         print(bench.child(options.child))
         return
+    if options.device != "cpu":
+        options.tables = [table for table in options.tables if table != "memory"]  # that is a process's
     for table in options.tables:
         show(*bench.run(table))
 

@@ -6,7 +6,8 @@ time until the GPU is done.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -21,6 +22,15 @@ def clock(device: str) -> Callable[[], float]:
         return time.perf_counter()
 
     return time.process_time if device == "cpu" else when_done
+
+
+def as_rows(title: str, results: dict[str, float], seconds: float, metric: str) -> Iterator[dict[str, Any]]:
+    """Rows of an experiment: each value, and how the first one compares with it."""
+    peer = next(iter(results.values()))
+    for method, value in results.items():
+        shared = {"dataset": title, "method": method, "seconds": seconds}
+        yield shared | {"metric": metric, "value": value}
+        yield shared | {"metric": "first row / this row", "value": peer / value}
 
 
 def medians(calls: Calls, repetitions: int, device: str = "cpu") -> dict[str, float]:

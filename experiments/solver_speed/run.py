@@ -48,11 +48,8 @@ def rows(config: dict[str, Any], *, seed: int, device: str, fast: bool) -> Itera
         for bench, name in tables(config, fast):
             began = time.perf_counter()
             title, results = bench.run(name)
-            seconds, peer = time.perf_counter() - began, next(iter(results.values()))
-            for method, value in results.items():
-                shared = {"dataset": title, "method": method, "seconds": seconds}
-                yield shared | {"metric": "MiB" if name == "memory" else "milliseconds", "value": value}
-                yield shared | {"metric": "first row / this row", "value": peer / value}
+            metric = "MiB" if name == "memory" else "milliseconds"
+            yield from benchmark("timing").as_rows(title, results, time.perf_counter() - began, metric)
         yield from precision(config, fast)
         yield from beside_diffrax(config, fast)
 
@@ -86,8 +83,4 @@ def beside_diffrax(config: dict[str, Any], fast: bool) -> Iterator[dict[str, Any
     for _, table in diffrax.tables(2 if fast else config["repetitions"], fast):
         began = time.perf_counter()
         results = timing.medians(table.calls, table.repetitions)
-        seconds, peer = time.perf_counter() - began, next(iter(results.values()))
-        for method, value in results.items():
-            shared = {"dataset": table.title, "method": method, "seconds": seconds}
-            yield shared | {"metric": "milliseconds", "value": value}
-            yield shared | {"metric": "first row / this row", "value": peer / value}
+        yield from timing.as_rows(table.title, results, time.perf_counter() - began, "milliseconds")

@@ -37,9 +37,6 @@ def rows(config: dict[str, Any], *, seed: int, device: str, fast: bool) -> Itera
         for bench, name in tables(config, fast):
             began = time.perf_counter()
             title, results = bench.run(name)
-            seconds, peer = time.perf_counter() - began, next(iter(results.values()))
             title = f"{title}, {torch.cuda.get_device_name()}"
-            for method, value in results.items():
-                shared = {"dataset": title, "method": method, "seconds": seconds}
-                yield shared | {"metric": "milliseconds", "value": value}
-                yield shared | {"metric": "first row / this row", "value": peer / value}
+            timing = importlib.import_module("timing")
+            yield from timing.as_rows(title, results, time.perf_counter() - began, "milliseconds")

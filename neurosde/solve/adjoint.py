@@ -8,6 +8,7 @@ from neurosde.sde import SDE, diffuse
 from neurosde.solve.blocks import SMALL_SECTION, BlockSource
 from neurosde.solve.engine import run
 from neurosde.solve.problem import Outcome, Problem, on_the_same_noise
+from neurosde.solve.pullback import dependencies_of
 from neurosde.solve.reversible import by_step
 from neurosde.solve.stepper import Step
 from neurosde.typing import Any, Tensor
@@ -21,7 +22,7 @@ def run_adjoint(problem: Problem, y: Tensor) -> Outcome:
     time. Memory does not grow with the number of steps, and the gradient is that of the SDE and not of the
     steps: it has an error of their order.
     """
-    tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
+    tensors = dependencies_of(problem.model.sde)
     outcome: list[Outcome] = []
     rows = _Adjoint.apply(problem, outcome, y, *tensors)
     assert isinstance(rows, Tensor)

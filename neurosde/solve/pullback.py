@@ -22,7 +22,7 @@ class Puller:
     Parameters
     ----------
     model
-        What is stepped; it depends on nothing but the tensors, see :func:`depends_on_nothing_else`.
+        What is stepped; it depends on nothing but the tensors, see :func:`depends_on_parameters`.
     kind
         What counts as the same work.
     """

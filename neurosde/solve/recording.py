@@ -102,7 +102,7 @@ class Recorder:
 
 
 def recordable(y: Tensor, mode: Compile) -> bool:
-    """Whether steps from these states are to be recorded: on a GPU, if no graph of them is kept."""
+    """Whether steps from these states are worth a recording: on a GPU, if they are not too many."""
     return y.device.type in DEVICES and mode != "off" and y.numel() <= _MOST
 
 
@@ -258,12 +258,12 @@ class _Place:
             graph.capture_begin(self.pool, capture_error_mode="thread_local")  # others may feed data
             try:
                 results = function(*arguments)
+                graph.capture_end()  # which may tell of what went wrong before
             except BaseException:
                 with contextlib.suppress(RuntimeError):
                     graph.capture_end()
                 generator.graphsafe_set_state(state)  # which the recording has not let go of
                 raise
-            graph.capture_end()
         finally:
             if collecting:
                 gc.enable()

@@ -10,7 +10,7 @@ from neurosde.solve.compiling import Compiler, kind_of
 from neurosde.solve.engine import run
 from neurosde.solve.march import Block, State
 from neurosde.solve.problem import Outcome, Problem, first_state, on_the_same_noise
-from neurosde.solve.pullback import depends_on_parameters, stand_ins
+from neurosde.solve.pullback import dependencies_of, depends_on_parameters, stand_ins
 from neurosde.solve.recording import Recorder, recordable
 from neurosde.typing import Any, Callable, NamedTuple, Tensor
 
@@ -28,7 +28,7 @@ def run_reversible(problem: Problem, y: Tensor) -> Outcome:
     SolveError
         On the way back, if the states found there are not those of the way forth.
     """
-    tensors = tuple(x for x in problem.model.sde.dependencies() if x.requires_grad)
+    tensors = dependencies_of(problem.model.sde)
     outcome: list[Outcome] = []
     begin = problem.carry or ()
     rows, *carry = _Reversible.apply(problem, outcome, y, *begin, *tensors)  # pyright: ignore[reportGeneralTypeIssues]
