@@ -3,7 +3,7 @@
 from neurosde.noise.brownian import BrownianPath
 from neurosde.noise.keys import as_seed, chain, normal, normals, series_keys
 from neurosde.noise.records import BrownianIncrement, Levy
-from neurosde.noise.steps import AbstractNoise, FreshNoise, StepNoise
+from neurosde.noise.steps import AbstractNoise, FreshNoise, StepDraws, StepNoise, key_at
 
 __all__ = [
     "AbstractNoise",
@@ -11,9 +11,11 @@ __all__ = [
     "BrownianPath",
     "FreshNoise",
     "Levy",
+    "StepDraws",
     "StepNoise",
     "as_seed",
     "chain",
+    "key_at",
     "normal",
     "normals",
     "series_keys",

@@ -5,7 +5,6 @@ The fields of a key (seed, series, time, channel, ...) are chained one by one th
 on an already mixed word.
 """
 
-import functools
 import hashlib
 import math
 import reprlib
@@ -17,10 +16,9 @@ import torch
 from neurosde.arguments import as_count
 from neurosde.errors import DataError
 from neurosde.noise.arguments import as_device, as_dtype, as_word
+from neurosde.noise.compiled import BLOCK, compiled_chain, compiled_normals
 from neurosde.noise.mixing import POSITIVE, ROUNDS, mix, mix_int, mixed, signed, spread, spread_tensor
-from neurosde.typing import Any, Array, Callable, Tensor
-
-_BLOCK = 32768  # pairs of normals that are made at a time on a processor, so that the passes meet its cache
+from neurosde.typing import Any, Array, Tensor
 
 
 def chain(key: int | Tensor, *fields: int | Tensor) -> int | Tensor:
@@ -97,9 +95,9 @@ def normals(
     pair = spread_tensor(torch.arange(n_pairs, device=key.device))
     flat = key.reshape(-1)
     if compiled:
-        return _compiled_normals(mix(flat), n_channels, dtype).view(*key.shape, n_channels)
+        return compiled_normals(mix(flat), n_channels, dtype).view(*key.shape, n_channels)
     out = torch.empty(len(flat), n_pairs, 2, dtype=dtype, device=key.device)
-    rows = max(1, _BLOCK // n_pairs) if key.device.type == "cpu" else max(1, len(flat))
+    rows = max(1, BLOCK // n_pairs) if key.device.type == "cpu" else max(1, len(flat))
     for first in range(0, len(flat), rows):
         _fill(out[first : first + rows], mix(flat[first : first + rows]).unsqueeze(-1) ^ pair)
     return out.view(*key.shape, 2 * n_pairs)[..., :n_channels]
@@ -116,63 +114,8 @@ def step_normals(
         key = torch.as_tensor(chain(chain(seed, series), step.unsqueeze(-1)))
         return normals(key, n_channels, dtype), key
     head = torch.tensor(signed(mix_int(seed)), device=series.device)
-    key, mixed = _compiled_chain()(head, series, step.unsqueeze(-1))
-    return _compiled_normals(mixed.view(-1), n_channels, dtype).view(*key.shape, n_channels), key
-
-
-def _compiled_normals(mixed: Tensor, n_channels: int, dtype: torch.dtype) -> Tensor:
-    """Normals ``(key, channel)`` of flat keys that have been mixed once more."""
-    n_pairs = (n_channels + 1) // 2
-    pair = spread_tensor(torch.arange(n_pairs, device=mixed.device))
-    size, single = len(mixed) * n_pairs, dtype == torch.float32
-    shape, kind = ((size,), torch.int64) if single else ((size, 2), dtype)
-    out = torch.empty(shape, dtype=kind, device=mixed.device)
-    rows = max(1, 8 * _BLOCK // n_pairs) if mixed.device.type == "cpu" else max(1, len(mixed))
-    # one long axis, which fills the processor's lanes; no views where one pass will do, for they cost a call
-    word = torch.empty(min(rows * n_pairs, size), dtype=torch.int64, device=mixed.device)
-    for first in range(0, size, len(word)):
-        part = out if len(word) == size else out[first : first + len(word)]
-        some = word if len(part) == len(word) else word[: len(part)]
-        keys = mixed[first // n_pairs : (first + len(part)) // n_pairs].unsqueeze(-1)
-        torch.bitwise_xor(keys, pair, out=some.view(-1, n_pairs))
-        _compiled_pass()(some, part)
-    return out.view(dtype).view(len(mixed), 2 * n_pairs)[:, :n_channels]
-
-
-def _chain_pass(head: Tensor, series: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys of series and steps on a seed that has been mixed, and the same mixed once more."""
-    key = mix(mix(mix(head ^ spread_tensor(series))) ^ spread_tensor(step))
-    return key, mix(key)
-
-
-@functools.cache
-def _compiled_chain() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Compiled form of :func:`_chain_pass`, made when first asked for."""
-    return torch.compile(_chain_pass, dynamic=True, fullgraph=True)
-
-
-def _pass(word: Tensor, out: Tensor) -> None:
-    """Write the normals of unmixed words, for the compiler; eager code goes pass by pass.
-
-    They go to float64 ``(word, 2)``, or, two float32 in each, to int64 ``(word,)``, to be stored as vectors.
-    """
-    dtype = torch.float64 if out.dtype == torch.float64 else torch.float32
-    word = mix(word)
-    upper, lower = (word >> 32).to(torch.int32) & POSITIVE, word.to(torch.int32)
-    radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
-    angle = lower.to(dtype) * (math.acos(-1.0) * 2.0**-31)  # the compiler would hand pi in at every call
-    first, second = angle.cos() * radius, angle.sin() * radius
-    if dtype == torch.float64:
-        out.copy_(torch.stack((first, second), dim=-1))
-    else:
-        first, second = (part.view(torch.int32).to(torch.int64) for part in (first, second))
-        out.copy_((second << 32) | (first & 0xFFFFFFFF))
-
-
-@functools.cache
-def _compiled_pass() -> Callable[[Tensor, Tensor], None]:
-    """Compiled form of :func:`_pass`, made when first asked for: the compiler takes seconds to import."""
-    return torch.compile(_pass, dynamic=True)
+    key, mixed = compiled_chain()(head, series, step.unsqueeze(-1))
+    return compiled_normals(mixed.view(-1), n_channels, dtype).view(*key.shape, n_channels), key
 
 
 def _fill(out: Tensor, word: Tensor) -> None:

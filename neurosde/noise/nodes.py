@@ -63,7 +63,7 @@ def crossed(
     inside = torch.compiler.is_compiling()  # of something larger
     if compiled or inside:
         polar = _polar_pass if inside else compiled_polar()
-        words = [(rows ^ column).view(-1) for column in columns]  # one long axis fills the lanes
+        words = [(rows ^ column).view(-1) for column in columns.unbind()]  # one long axis fills the lanes
         parts = [polar(word, dtype) for word in words]
         flat = [part.view(2, len(rows), *columns.shape[1:]) for part in parts]
         return torch.cat(flat)[:n_lanes].transpose(0, 1).contiguous()

@@ -2,11 +2,14 @@
 
 import abc
 import copy
+from typing import NamedTuple
 
 import torch
 
 from neurosde.noise.arguments import as_device, as_dtype, as_first, as_lengths, as_levy, as_series, as_shape
+from neurosde.noise.compiled import box_muller, series_heads, step_keys
 from neurosde.noise.keys import as_seed, chain, normals, step_normals
+from neurosde.noise.mixing import mix_int, signed, spread_tensor
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
 from neurosde.typing import Tensor
 
@@ -36,6 +39,10 @@ class AbstractNoise(abc.ABC):
         twin.is_compiled = True
         return twin
 
+    def draws(self) -> "StepDraws | None":
+        """How a compiled loop draws the same noise for itself, step by step; None if it cannot."""
+        return None
+
     @abc.abstractmethod
     def increments(self, times: Tensor, first: int = 0) -> BrownianIncrement:
         """Increments over the steps between consecutive times.
@@ -53,6 +60,45 @@ class AbstractNoise(abc.ABC):
             With a leading step axis: ``W`` is ``(step, series, noise)``, ``dt`` is ``(step,)`` or
             ``(step, series, 1)``. Steps of length zero have increments of zero.
         """
+
+
+class StepDraws(NamedTuple):
+    """Keyed noise as a compiled loop draws it, one step at a time: it needs no table of increments.
+
+    Parameters
+    ----------
+    seed
+        The seed, mixed, ``()``.
+    series
+        int64 keys of the series, ``(series,)``.
+    n_noise
+        Channels of noise.
+    levy
+        Richness of the increments.
+    """
+
+    seed: Tensor
+    series: Tensor
+    n_noise: int
+    levy: Levy
+
+    def heads(self) -> Tensor:
+        """What the keys of all steps begin with, ``(series,)``."""
+        return series_heads(self.seed, self.series)
+
+    def increment(self, key: Tensor, dt: Tensor, dtype: torch.dtype) -> BrownianIncrement:
+        """Increment over a step of length ``dt``, ``()`` or ``(series, 1)``, from its :func:`key_at`."""
+        n_parts = RICHNESS[self.levy]
+        n_pairs = (n_parts * self.n_noise + 1) // 2
+        pair = spread_tensor(torch.arange(n_pairs, device=key.device)).unsqueeze(-1)
+        z = torch.stack(box_muller(key ^ pair, dtype), dim=1).flatten(0, 1)  # series last: they fill a vector
+        z = z[: n_parts * self.n_noise].view(self.n_noise, n_parts, -1).permute(1, 2, 0)
+        return scaled(z.unsqueeze(0), dt.unsqueeze(0), self.levy).at(0)._replace(dt=dt)
+
+
+def key_at(heads: Tensor, step: Tensor) -> Tensor:
+    """Mixed key of a step for each series, from :meth:`StepDraws.heads`."""
+    return step_keys(heads, step)[1]
 
 
 class StepNoise(AbstractNoise):
@@ -110,6 +156,18 @@ class StepNoise(AbstractNoise):
         )
         z = z.view(len(step), *self.shape, n_parts).permute(0, 3, 1, 2)
         return scaled(z, dt, self.levy, key)
+
+    def draws(self) -> StepDraws | None:
+        """See :meth:`AbstractNoise.draws`; not of areas, nor of numbers too coarse for a logarithm.
+
+        Nor of a single pair of normals, for which the compiler takes other functions than for many: a series
+        alone would differ from itself in a batch.
+        """
+        n_normals = RICHNESS[self.levy] * self.shape[1]
+        if self.levy == "area" or self.dtype.itemsize < 4 or self.shape[0] * n_normals <= 2:
+            return None
+        seed = torch.tensor(signed(mix_int(self.seed)), device=self.series.device)
+        return StepDraws(seed, self.series, self.shape[1], self.levy)
 
 
 class FreshNoise(AbstractNoise):

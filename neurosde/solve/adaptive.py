@@ -15,6 +15,7 @@ from neurosde.solve.clocks import (
     Clocks,
     Course,
     attempt,
+    attempt_on,
     attempt_unseen,
     clock_time,
     propose,
@@ -145,10 +146,12 @@ class StepSearch:
         ys = y.new_full((len(y), course.targets.shape[1] - 1, y.shape[-1]), torch.nan)
         ys[:, 0] = y
         taken: list[Taken] = []
-        kind = (*kind_of(self.model, y, False), self.path.levy, len(course.targets) > 1)
-        compiler, recorder = Compiler(kind, self.compile), Recorder(kind, recordable(y, self.compile))
+        compiler = self._compiler(y)
+        recorder, looped = Recorder(compiler.kind, recordable(y, self.compile)), self._looped(y, keep)
         if compiler.on:
             self._loosen(now, ys)
+        if looped.on:
+            now = looped(attempt_on, self.model, course, self.stack, now, ys)
         with contextlib.closing(recorder), compiler.open() as call:
             for looking in itertools.cycle((True, *[False] * self.blind)):
                 if looking and not bool((now.status < 0).any()):
@@ -161,6 +164,8 @@ class StepSearch:
                 else:
                     tried = recorder(call, attempt_unseen, self.model, course, self.stack, now, ys)
                 now = tried.clocks
+                if looped.on:
+                    now = looped(attempt_on, self.model, course, self.stack, now, ys)
                 if keep:
                     taken.append((tried.end, tried.accepted, tried.increment))
         if now.exits is not None:  # what was not met before the exit is met where the series left
@@ -168,6 +173,20 @@ class StepSearch:
             late = late & (course.targets[:, :-1] < NEVER) & now.absorbed().unsqueeze(-1)
             ys = torch.where(late.unsqueeze(-1), now.y.unsqueeze(1), ys)
         return self._lay_out(taken, now, ys)
+
+    def loops(self, y: Tensor, *, keep: bool) -> bool:
+        """Whether the search is one compiled loop, which need not look at its clocks."""
+        return self._looped(y, keep).on
+
+    def _compiler(self, y: Tensor) -> Compiler:
+        clocks = "shared" if self.course.whole_batch else len(self.course.targets) > 1
+        return Compiler((*kind_of(self.model, y, False), self.path.levy, clocks), self.compile)
+
+    def _looped(self, y: Tensor, keep: bool) -> Compiler:
+        looped = self._compiler(y).for_form("looped")
+        # steps that are kept leave the loop, and one clock of plain numbers lands more cheaply
+        looped.on &= y.device.type == "cpu" and not keep and not (self.course.whole_batch and self.lands)
+        return looped
 
     def _loosen(self, now: Clocks, ys: Tensor) -> None:
         """Let the numbers of series and of targets change without compiling again."""

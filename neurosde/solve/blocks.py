@@ -2,13 +2,16 @@
 
 import torch
 
+from neurosde.noise import BrownianIncrement
 from neurosde.solve.compiling import loosen
 from neurosde.solve.march import Block, State
 from neurosde.solve.problem import Problem
+from neurosde.solve.through import Table
 
 CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
 SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 SMALL_SECTION = 2**17  # the same where memory is what counts
+_TABLE = 2**12  # steps that are tabled at once where their noise is drawn one by one
 _WIDER = 32  # times as many on other devices, where kernels are dearer to ask for
 
 
@@ -32,8 +35,9 @@ class BlockSource:
         width = problem.noise.shape[0] * problem.noise.shape[1]
         section *= 1 if problem.grid.times.device.type == "cpu" else _WIDER
         self.size = length * max(1, section // (width * length))
-        self.drawn = range(0)
+        self.drawn = self.tabled = range(0)
         self.section: Block | None = None
+        self.table: Table | None = None
 
     def block(self, first: int, *, afresh: bool = False) -> Block:
         """Steps of the block from number ``first`` on; ``afresh`` draws noise for them alone, keeps none."""
@@ -55,10 +59,32 @@ class BlockSource:
             self.section = self._draw(self.drawn)
         return self.section
 
-    def _draw(self, steps: range) -> Block:
+    def table_of(self, first: int) -> Table:
+        """Many steps for a compiled loop, number ``first`` among them; ``tabled`` is their numbers."""
+        if self.table is None or first not in self.tabled:
+            draws = self.problem.noise.draws()
+            if draws is None:
+                block = self.section_of(first)
+                self.tabled = self.drawn
+            else:
+                block = self._noiseless(first)
+            start = torch.tensor(self.tabled.start, device=block.t.device)
+            self.table = Table(start, block, draws)
+        return self.table
+
+    def _noiseless(self, first: int) -> Block:
+        times = self.problem.grid.times
+        n_clocks = 1 if times.dim() == 1 else len(times)
+        size = max(1, min(_TABLE, SECTION // n_clocks))
+        begin = first - first % size
+        self.tabled = range(begin, min(begin + size, self.problem.grid.length))
+        return self._draw(self.tabled, noisy=False)
+
+    def _draw(self, steps: range, *, noisy: bool = True) -> Block:
         problem = self.problem
         own = problem.grid.times[..., steps.start : steps.stop + 1]
-        noise, shared = problem.noise.increments(own, steps.start), own.dim() == 1
+        shared, nothing = own.dim() == 1, own.new_empty(len(steps), 0)
+        noise = problem.noise.increments(own, steps.start) if noisy else BrownianIncrement(nothing, nothing)
         h = own.diff().to(self.dtype) if shared else own.diff().T.unsqueeze(-1).to(self.dtype)
         t = own[:-1].to(self.dtype) if shared else own[:, :-1].T.unsqueeze(-1).to(self.dtype)
         wide = (t.view(-1, 1, 1), h.view(-1, 1, 1)) if shared else (t, h)

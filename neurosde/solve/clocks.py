@@ -3,11 +3,13 @@
 import torch
 
 from neurosde.noise import BrownianIncrement
+from neurosde.noise.records import Scaled
 from neurosde.noise.stack import DyadicStack, Pending, Proposal, choose
+from neurosde.solve.compiling import either, while_loop
 from neurosde.solve.controller import Rule, change_of_length, scaled_error
 from neurosde.solve.march import Model
 from neurosde.solve.solution import Status
-from neurosde.solve.stepper import Carry, Step
+from neurosde.solve.stepper import Carry, Step, Stepped
 from neurosde.typing import NamedTuple, Tensor
 
 SPLITS = 1  # of an attempt: most clocks need one or none, and those that need more sit the attempt out
@@ -88,6 +90,21 @@ class Clocks(NamedTuple):
         done = (self.status < 0) & self.absorbed()
         return self.ended(torch.where(done, int(Status.SUCCESS), self.status))
 
+    def flat(self) -> tuple[Tensor, ...]:
+        """All tensors side by side; :meth:`like` turns them back."""
+        record = (part for part in self.pending.record if part is not None)
+        return (self.y, *self.carry, *self.pending[:3], *record, *self[3:9], *(self.exits or ()))
+
+    def like(self, parts: tuple[Tensor, ...]) -> "Clocks":
+        """Other tensors in the place of these."""
+        left = iter(parts)
+        y, carry, place = next(left), tuple(next(left) for _ in self.carry), [next(left) for _ in range(3)]
+        record = [None if part is None else next(left) for part in self.pending.record]
+        pending = Pending(*place, Scaled(*record))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        numbers = [next(left) for _ in range(6)]
+        exits = None if self.exits is None else (next(left), next(left))
+        return Clocks(y, carry, pending, *numbers, exits)  # pyright: ignore[reportCallIssue]
+
     def ended(self, status: Tensor) -> "Clocks":
         """The same with another status."""
         return Clocks(*self[:6], status, *self[7:])
@@ -127,16 +144,51 @@ def propose(course: Course, stack: DyadicStack, now: Clocks) -> tuple[Proposal, 
 
 def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Attempted:
     """Propose steps and try them at once; clocks whose step hides a time that must be met sit it out."""
+    return _try_all(model, course, stack, now, ys)[0]
+
+
+def attempt_on(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Clocks:
+    """Attempts in a loop that the compiler sees as one, until most clocks have ended or wait to land."""
+    dry = torch.zeros((), dtype=torch.bool, device=ys.device)
+    course = course._replace(rule=Rule(*(number.clone() for number in course.rule)))  # none a part of another
+
+    def going(waiting: Tensor, *parts: Tensor) -> Tensor:
+        return ~waiting & (now.like(parts).status < 0).any()
+
+    def body(waiting: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        tried, landing = _try_all(model, course, stack, now.like(parts), ys, spare=course.whole_batch)
+        after = tried.clocks
+        return (2 * landing.sum() > (after.status < 0).sum(), *(part.contiguous() for part in after.flat()))
+
+    return now.like(while_loop(going, body, (dry, *(part.clone() for part in now.flat())))[1:])
+
+
+def _try_all(
+    model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor, *, spare: bool = False
+) -> tuple[Attempted, Tensor]:
+    """Try what can be tried unseen; and the clocks that wait to land."""
     proposal, target, landing = propose(course, stack, now)
-    return attempt(model, course, now, proposal.only(proposal.ready & ~landing), target, ys)
+    ready = proposal.ready & ~landing
+    return attempt(model, course, now, proposal.only(ready), target, ys, spare=spare), landing
 
 
 def attempt(
-    model: Model, course: Course, now: Clocks, proposal: Proposal, target: Tensor, ys: Tensor
+    model: Model,
+    course: Course,
+    now: Clocks,
+    proposal: Proposal,
+    target: Tensor,
+    ys: Tensor,
+    *,
+    spare: bool = False,
 ) -> Attempted:
-    """Try a step on every clock that is ready; states that meet a target are written into ``ys``."""
+    """Try a step on every clock that is ready; states that meet a target are written into ``ys``.
+
+    With ``spare`` the fields are not asked where no clock is ready, which takes a look at that.
+    """
     step, end, ready = _step_of(model, course, now, proposal)
-    stepped = model.stepper.step(model.sde, step, now.y, now.carry)
+    take = _step_or_stay if spare else _step
+    stepped = take(model, step, now, ready)
     size = _size(course, now, stepped.error, stepped.y)
     finite = torch.isfinite(size)
     forced = proposal.length * course.span <= course.rule.shortest
@@ -165,6 +217,25 @@ def attempt(
     place = torch.arange(len(ys), device=ys.device), column
     ys[place] = torch.where(met.expand(len(ys)).unsqueeze(-1), after.y, ys[place])
     return Attempted(after, end, accepted, step.noise)
+
+
+def _step(model: Model, step: Step, now: Clocks, ready: Tensor) -> Stepped:
+    return model.stepper.step(model.sde, step, now.y, now.carry)
+
+
+def _step_or_stay(model: Model, step: Step, now: Clocks, ready: Tensor) -> Stepped:
+    """The step, or the state as it is where no clock is ready."""
+
+    def taken(y: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        stepped = model.stepper.step(model.sde, step, y, carry)
+        error = torch.zeros_like(y) if stepped.error is None else stepped.error
+        return stepped.y.clone(), error.clone(), *(part.clone() for part in stepped.carry)
+
+    def left(y: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        return y.clone(), torch.zeros_like(y), *(part.clone() for part in carry)
+
+    y, error, *carry = either(ready.any(), taken, left, (now.y, *now.carry))
+    return Stepped(y, tuple(carry), error)
 
 
 def _step_of(model: Model, course: Course, now: Clocks, proposal: Proposal) -> tuple[Step, Tensor, Tensor]:

@@ -18,6 +18,8 @@ _SETTINGS = {"trace_autograd_ops": True, "specialize_float": True, "record_runti
 # an activation is cheaper to take again than to fetch from the memory, also where a product follows it
 _KEEP_LESS = {"ban_recompute_materialized_backward": False}
 
+_Parts = tuple[Tensor, ...]
+
 _spent: dict[tuple, float] = {}
 _failed: set[tuple] = set()
 _programs: dict[tuple, Callable[..., Any]] = {}
@@ -52,6 +54,10 @@ class Compiler:
         self.on = wanted and kind not in _failed
         self._settings = contextlib.ExitStack()
 
+    def for_form(self, form: str) -> "Compiler":
+        """A compiler for another form of the same work, which may fail alone."""
+        return Compiler((*self.kind, form), "chunk" if self.on else "off")
+
     def __call__(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
         """Run a function; what does not compile is run as it is, and so is all of its kind from then on.
 
@@ -74,26 +80,33 @@ class Compiler:
                     self._settings.enter_context(_settings(config, _KEEP_LESS))
             yield self._run
 
+    def knows(self, function: Callable[..., Any]) -> bool:
+        """Whether a function is compiled, and has been before."""
+        return self.on and (function.__code__, *self.kind, 0) in _programs
+
     def _run(self, function: Callable[..., Any], *arguments: Any, size: int = 0) -> Any:
+        failure: Exception | None = None
         if self.on:
             from torch._dynamo.exc import TorchDynamoException  # imports the compiler, which takes seconds
 
             try:
                 return _program((*self.kind, size), function)(*arguments)
             except (TorchDynamoException, AssertionError) as error:  # the compiler's own assertions fail too
-                self._give_up(error)
+                failure = error
+            self._settings.close()
+            # which a field's derivative forbids, and leaves so
+            torch._C._autograd._saved_tensors_hooks_enable()  # pyright: ignore[reportAttributeAccessIssue]
         begin = time.perf_counter()
-        result = function(*arguments)
-        if self.counting:
+        result = function(*arguments)  # what fails here as well is no fault of the compiler
+        if failure is not None:
+            self._give_up(failure)
+        elif self.counting:
             _spent[self.kind] = _spent.get(self.kind, 0.0) + time.perf_counter() - begin
         return result
 
     def _give_up(self, error: Exception) -> None:
-        # which a field's derivative forbids, and leaves so
-        torch._C._autograd._saved_tensors_hooks_enable()  # pyright: ignore[reportAttributeAccessIssue]
         _failed.add(self.kind)
         self.on = False
-        self._settings.close()
         warnings.warn(
             f"compile: this SDE did not compile and is stepped as it is ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}).",
@@ -118,6 +131,28 @@ def _settings(config: Any, values: dict[str, Any]) -> Iterator[None]:
             setattr(config, name, value)
 
 
+def while_loop(going: Callable[..., Tensor], body: Callable[..., _Parts], parts: _Parts) -> _Parts:
+    """Call the body on its own results while it goes on: a loop of the program where one is being compiled.
+
+    Torch's own compiles what it meets in eager code as well.
+    """
+    if torch.compiler.is_compiling():
+        loop: Callable[..., _Parts] = torch.while_loop
+        return loop(going, body, parts)
+    while bool(going(*parts)):
+        parts = body(*parts)
+    return parts
+
+
+def either(
+    which: Tensor, first: Callable[..., _Parts], second: Callable[..., _Parts], parts: _Parts
+) -> _Parts:
+    """The first function where ``which`` is true, else the second: a branch of the program, likewise."""
+    if torch.compiler.is_compiling():
+        return torch.cond(which, first, second, parts)
+    return first(*parts) if bool(which) else second(*parts)
+
+
 def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled form of a function for one kind of work.
 
@@ -134,11 +169,17 @@ def _program(kind: tuple, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(kind: tuple) -> dict[str, Any]:
-    """Settings of the compiler: on a processor its wrapper in C++, and rewritten graphs."""
+    """Settings of the compiler on a processor: a wrapper in C++, fused multiply-add, rewritten graphs."""
+    if not _on_cpu(kind):
+        return {}
+    from torch._inductor import list_options
+
     from neurosde.solve.rewrites import Rewrites  # imports the compiler, which takes seconds
 
-    on_cpu = _on_cpu(kind)
-    return {"cpp_wrapper": on_cpu, "post_grad_custom_pre_pass": Rewrites() if on_cpu else None}
+    wanted = {"cpp_wrapper": True, "post_grad_custom_pre_pass": Rewrites()}
+    wanted["cpp.enable_floating_point_contract_flag"] = "fast"  # which an older compiler does not have
+    known = list_options()
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def _on_cpu(kind: tuple) -> bool:

@@ -7,22 +7,15 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from neurosde.solve.blocks import CHUNK, SECTION, BlockSource, loosen_series
-from neurosde.solve.compiling import Compiler, kind_of, loosen
+from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
+from neurosde.solve.grid import TimeGrid
 from neurosde.solve.looking import is_finite
-from neurosde.solve.march import (
-    Block,
-    State,
-    march,
-    march_around,
-    march_through,
-    row,
-    split_carry,
-    state_of,
-)
+from neurosde.solve.march import Block, Model, State, march, march_around, row, split_carry, state_of
 from neurosde.solve.picker import Picker
 from neurosde.solve.problem import Outcome, Problem, first_state, outcome_of
 from neurosde.solve.pullback import Puller, puller_of
 from neurosde.solve.recording import Recorder, recordable
+from neurosde.solve.through import march_through
 from neurosde.typing import Tensor
 
 LONG = 20  # steps of a compiled block where a gradient flows: much is handed over between the ends of a block
@@ -78,6 +71,23 @@ def first_failure(rows: list[Tensor], first: int, failed_at: Tensor) -> Tensor:
     return torch.where(broken.any(0), torch.minimum(failed_at, step), failed_at)
 
 
+def looks_itself(model: Model, y: Tensor, mode: Compile, grid: TimeGrid) -> bool:
+    """Whether a solve without a gradient begins with a compiled loop, which looks at the fields itself.
+
+    It does while the compiler reads it, and that reads again wherever something else would be seen.
+    """
+    if torch.is_grad_enabled() or model.absorbing is not None or y.device.type != "cpu":
+        return False
+    if grid.save.dim() > 1 or len(grid.save) < 2 or int(grid.save[1]) < CHUNK:
+        return False
+    return Compiler(_kind(model, y, False, False), mode).knows(march_through)
+
+
+def _kind(model: Model, y: Tensor, graph: bool, recompute: bool) -> tuple:
+    """What counts as the same work; fields that are differentiated do not compile under a checkpoint."""
+    return (*kind_of(model, y, graph), model.absorbing is not None, recompute)
+
+
 class _Runner:
     """Takes runs of steps: compiled or not, recomputed or not, around failed series or not."""
 
@@ -86,8 +96,7 @@ class _Runner:
         self.model, self.grid, self.origin = problem.model, problem.grid, state
         self.on_cpu = state.y.device.type == "cpu"
         self.recompute, self.flows = recompute and graph, problem.flows and graph
-        # fields that are differentiated do not compile under a checkpoint
-        kind = (*kind_of(self.model, state.y, graph), self.model.absorbing is not None, self.recompute)
+        kind = _kind(self.model, state.y, graph, self.recompute)
         self.compiler, self.recorder = Compiler(kind, problem.compile), Recorder(kind, records and not graph)
         if self.compiler.on:
             problem = dataclasses.replace(problem, noise=problem.noise.compiled())
@@ -114,8 +123,8 @@ class _Runner:
         if (self.recorder.on or self.puller is not None) and plain:
             return self._recorded(state, first, picker)
         if self.compiler.on and self.on_cpu and not torch.is_grad_enabled() and plain:
-            self.source.section_of(first)
-            last = min(picker.next_stop(), self.source.drawn.stop)
+            self.source.table_of(first)
+            last = min(picker.next_stop(), self.source.tabled.stop)
             if last - first >= CHUNK:
                 after = self._through(state, first, last)
                 return [row(after)], after, last
@@ -173,12 +182,14 @@ class _Runner:
 
     def _through(self, state: State, first: int, last: int) -> State:
         """Take many steps of which only the end is wanted."""
-        section, start = self.source.section_of(first), self.source.drawn.start
-        loosen_series(section, state)
-        for part in (section.t, *section.noise, *section.weights):
+        table = self.source.table_of(first)
+        loosen_series(table.block, state)
+        for part in (table.block.t, *table.block.noise, *table.block.weights):
             loosen(part, axis=0)
-        begin, end = (torch.tensor(k - start, device=state.y.device) for k in (first, last))
-        return self.compiler(march_through, self.model, section, begin, end, state)
+        if table.draws is not None:
+            loosen(table.draws.series, axis=0)
+        begin, end = (torch.tensor(k, device=state.y.device) for k in (first, last))
+        return self.compiler(march_through, self.model, table, begin, end, state)
 
     def _recorded(self, state: State, first: int, picker: Picker) -> tuple[list[Tensor], State, int]:
         """Take many blocks before anyone looks at the values, which would wait for the device."""

@@ -18,8 +18,9 @@ from neurosde.solve.adaptive import StepSearch, with_jumps
 from neurosde.solve.choice import check_stepper, choose_stepper
 from neurosde.solve.compiling import MODES, Compile
 from neurosde.solve.controller import ConstantStep, PIController
+from neurosde.solve.engine import looks_itself
 from neurosde.solve.gradients import GRADIENTS, Gradient, take_penalised
-from neurosde.solve.grid import as_times, check_dt, check_times, make_grid
+from neurosde.solve.grid import TimeGrid, as_times, check_dt, check_times, make_grid
 from neurosde.solve.heun import ReversibleHeun
 from neurosde.solve.linear_part import check_linear_part
 from neurosde.solve.looking import is_finite, look, look_at_costs
@@ -152,7 +153,9 @@ def solve_with_carry(
     model = Model(prepared, stepper, costs, penalty if penalty and penalty.sample == "all" else None)
     t0 = times[..., 0].to(y0.dtype)
     t0 = t0 if t0.dim() == 0 else t0.unsqueeze(-1)
-    n_noise, flows = _look(model, options, t0, y0)
+    n_default = 1 if _is_exact(stepper, options) else 100
+    grid = None if adaptive else make_grid(times, check_dt(options.dt, times, n_default))
+    n_noise, flows = _look(model, options, t0, y0, grid)
     shape, flows = (len(y0), n_noise), torch.is_grad_enabled() and (flows or y0.requires_grad)
     keys = _check_keys(options.series, len(y0), y0.device)
     given = (options.noise, options.seed, keys, stepper)
@@ -164,19 +167,21 @@ def solve_with_carry(
         model = _until_exit(model, options, path, keys, t0, y0)
         replayed = flows or bool(costs) or penalty is not None
         what = (model, options.controller, path)
-        if shared and model.absorbing is None and y0.device.type == "cpu":  # its clock looks at every step
-            search = SharedSearch(*what, every[0], options.max_steps, options.compile)
-            steps = search.run(y0.detach(), carry)
+        search = StepSearch(*what, every, options.max_steps, options.compile)
+        on_cpu = (
+            y0.device.type == "cpu"
+        )  # where a clock of plain numbers may be looked at as often as it likes
+        if shared and model.absorbing is None and on_cpu and not search.loops(y0, keep=replayed):
+            steps = SharedSearch(*what, every[0], options.max_steps, options.compile).run(y0.detach(), carry)
         else:
-            search = StepSearch(*what, every, options.max_steps, options.compile)
             steps = search.run(y0.detach(), carry, keep=replayed)
         outcome = steps.outcome(columns)
         if replayed:
-            noise, grid = GivenNoise(steps.increments), steps.grid_of(columns)
-            replay = Problem(model, noise, grid, options.compile, carry, flows)
+            noise, taken = GivenNoise(steps.increments), steps.grid_of(columns)
+            replay = Problem(model, noise, taken, options.compile, carry, flows)
             outcome = outcome.seen_again(take_penalised(replay, y0, options.gradient, penalty))
     else:
-        grid = make_grid(times, check_dt(options.dt, times, 1 if _is_exact(stepper, options) else 100))
+        assert grid is not None
         noise = choose_noise(*given, grid, shape, y0.dtype)
         model = _until_exit(model, options, noise, keys, t0, y0)
         problem = Problem(model, noise, grid, options.compile, carry, flows)
@@ -233,11 +238,14 @@ def _is_adaptive(controller: Any, dt: Any, own_clock: bool) -> bool:
     return True
 
 
-def _look(model: Model, options: Options, t0: Tensor, y0: Tensor) -> tuple[int, bool]:
+def _look(model: Model, options: Options, t0: Tensor, y0: Tensor, grid: TimeGrid | None) -> tuple[int, bool]:
     """Check what fields and costs give at the start, at times of the shape that they will be asked for."""
     controller, exits = options.controller, options.absorbing is not None
     own = isinstance(controller, PIController) and not controller.whole_batch and len(y0) > 1
-    n_noise, flows = look(model.sde, t0.expand(len(y0), 1) if own else t0, y0)
+    n_noise, flows = {"diagonal": y0.shape[-1], "scalar": 1}.get(model.sde.noise_type), False
+    plain = not exits and options.penalty is None and options.gradient in ("backprop", "checkpoint")
+    if n_noise is None or grid is None or not plain or not looks_itself(model, y0, options.compile, grid):
+        n_noise, flows = look(model.sde, t0.expand(len(y0), 1) if own else t0, y0)
     if model.running:
         look_at_costs(model.running, t0.expand(len(y0), 1) if own or exits else t0, y0, n_noise)
     if model.stepper.needs_decay:

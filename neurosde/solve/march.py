@@ -7,7 +7,7 @@ from neurosde.sde import SDE, RunningCost
 from neurosde.solve.absorbing import Absorber
 from neurosde.solve.penalty import StepPenalty
 from neurosde.solve.stepper import AbstractStepper, Carry, Step
-from neurosde.typing import Callable, NamedTuple, Tensor
+from neurosde.typing import NamedTuple, Tensor
 
 
 class Model(NamedTuple):
@@ -124,32 +124,6 @@ def march(model: Model, block: Block, state: State, every: bool) -> tuple[list[T
         if every:
             rows.append(row(state))
     return rows if every else [row(state)], state
-
-
-def march_through(model: Model, table: Block, begin: Tensor, end: Tensor, state: State) -> State:
-    """Take the steps ``begin`` to ``end`` of a table in a loop that the compiler sees as one.
-
-    One step is compiled for any number of them; what lies between the ends is not kept, and has no gradient.
-    """
-    changes = [True, bool(model.running), bool(model.running), model.penalty is not None]
-    changes += [True] * len(state.carry)
-    fixed = state.flat()
-
-    def whole(parts: tuple[Tensor, ...]) -> State:
-        moving = iter(parts)
-        return state_of(tuple(next(moving) if on else part for on, part in zip(changes, fixed, strict=True)))
-
-    def going(i: Tensor, *parts: Tensor) -> Tensor:
-        return i < end
-
-    def body(i: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        after = advance(model, table.step_at(i.reshape(1)), whole(parts)).flat()
-        moved = (part.contiguous() for on, part in zip(changes, after, strict=True) if on)
-        return (i + 1, *moved)
-
-    moving = tuple(part.clone() for on, part in zip(changes, fixed, strict=True) if on)  # none may be another
-    loop: Callable[..., tuple[Tensor, ...]] = torch.while_loop
-    return whole(loop(going, body, (begin, *moving))[1:])
 
 
 def march_around(

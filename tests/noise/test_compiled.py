@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neurosde.noise import BrownianPath, StepNoise
+from neurosde.noise import BrownianPath, FreshNoise, StepNoise, key_at
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own future
 
@@ -35,3 +35,32 @@ def test_paths(own):
         path = BrownianPath(0.0, 1.0, (5, 3), seed=1, levy=levy)
         grid = times.expand(5, -1) if own else times
         assert close(path.increments(grid), path.compiled().increments(grid), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("levy", ["none", "space-time", "space-time-time"])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_loop_that_draws_for_itself_meets_the_same_noise(levy, dtype, own):
+    """One step at a time, as a compiled loop does; a twin that takes the step beside it does not."""
+    n_series, n_noise, n_steps = 6, 3, 5
+    times = torch.linspace(0, 1, n_steps + 1, dtype=torch.float64) ** 2
+    grid = times * torch.linspace(0.5, 1, n_series, dtype=torch.float64).unsqueeze(-1) if own else times
+    noise = StepNoise((n_series, n_noise), seed=-7, levy=levy, dtype=dtype, series=torch.arange(6) * 3 - 4)
+    drawn, draws = noise.increments(grid, first=2), noise.compiled().draws()
+    heads = draws.heads()
+    for step in range(n_steps):
+        one = draws.increment(key_at(heads, torch.tensor(step + 2)), drawn.dt[step], dtype)
+        assert torch.equal(one.dt, drawn.dt[step])
+        assert close(drawn.at(step), one, dtype)
+        late = draws.increment(key_at(heads, torch.tensor(step + 3)), drawn.dt[step], dtype)
+        assert not close(drawn.at(step), late, dtype)
+
+
+def test_what_a_loop_cannot_draw_is_tabled():
+    assert StepNoise((4, 2), levy="area").draws() is None
+    assert StepNoise((4, 2), dtype=torch.bfloat16).draws() is None
+    assert StepNoise((1, 2)).draws() is None  # one pair of normals
+    assert StepNoise((1, 3)).draws() is not None
+    assert BrownianPath(0.0, 1.0, (4, 2), seed=0).compiled().draws() is None
+    assert FreshNoise((4, 2)).draws() is None  # torch's own normals
+    assert FreshNoise((4, 2)).compiled().draws() is not None

@@ -1,9 +1,13 @@
 """SDEs with closed forms."""
 
+import warnings
+
 import pytest
 import torch
 
 from neurosde import SDE
+from neurosde.noise import BrownianPath, compiled, keys
+from neurosde.solve import compiling
 
 
 class SinhSDE(SDE):
@@ -54,3 +58,16 @@ def sinh_sde():
 @pytest.fixture
 def relaxation():
     return Relaxation
+
+
+@pytest.fixture
+def acted_compiler(monkeypatch):
+    """Programs are the functions themselves, so that what is compiled runs, and quickly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import warns of its own future
+        import torch._dynamo
+        import torch._functorch.config  # noqa: F401
+    monkeypatch.setattr(compiling, "_program", lambda kind, function: function)
+    monkeypatch.setattr(BrownianPath, "compiled", lambda path: path)
+    monkeypatch.setattr(compiled, "_compiled_pass", lambda: compiled._pass)
+    monkeypatch.setattr(keys, "compiled_chain", lambda: compiled._chain_pass)

@@ -1,29 +1,14 @@
 """Blocks of compiled steps are the steps, whatever is left over at the end; the compiler is acted."""
 
-import warnings
-
 import pytest
 import torch
 
 import neurosde as nsde
-from neurosde.noise import BrownianPath
-from neurosde.solve import ExponentialEuler, Heun, ReversibleHeun, SlowRK, compiling
+from neurosde.solve import ExponentialEuler, Heun, ReversibleHeun, SlowRK
 from neurosde.solve.blocks import CHUNK
 from neurosde.solve.engine import LONG
 
-
-@pytest.fixture(autouse=True, scope="module")
-def the_compiler_is_there():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its import warns of its own future
-        import torch._dynamo
-        import torch._functorch.config  # noqa: F401
-
-
-@pytest.fixture(autouse=True)
-def programs_are_the_functions(monkeypatch):
-    monkeypatch.setattr(compiling, "_program", lambda kind, function: function)
-    monkeypatch.setattr(BrownianPath, "compiled", lambda path: path)
+pytestmark = pytest.mark.usefixtures("acted_compiler")
 
 
 @pytest.mark.parametrize("n_steps", [1, 7, CHUNK, 16, LONG, 25, LONG + CHUNK, 47, 101])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import neurosde as nsde
-from neurosde.errors import DataError
+from neurosde.errors import DataError, ShapeError
 from neurosde.noise import BrownianPath, FreshNoise, StepNoise
 from neurosde.solve import GeneralShARK, Heun, PIController, ReversibleHeun, SlowRK, SPaRK, compiling
 
@@ -225,6 +225,77 @@ def test_what_does_not_compile_is_stepped_as_it_is():
         Unfriendly(), start, [0.0, 1.0], dt=0.1, seed=0, compile="chunk"
     ).ys  # and is not tried again
     assert torch.allclose(first, second)
+
+
+@pytest.mark.slow
+def test_a_loop_that_does_not_compile_is_taken_as_it_is():
+    class Other(Unfriendly):
+        pass
+
+    start, noise = torch.ones(2, 3, dtype=torch.float64), StepNoise((2, 3), seed=0, dtype=torch.float64)
+    with torch.no_grad():
+        off = nsde.solve(Other(), start, [0.0, 1.0], dt=0.05, noise=noise, compile="off").ys
+        with pytest.warns(RuntimeWarning, match="this SDE did not compile"):
+            on = nsde.solve(Other(), start, [0.0, 1.0], dt=0.05, noise=noise, compile="chunk").ys
+    assert torch.allclose(off, on, rtol=1e-12)
+
+
+class Watched(nsde.SDE):
+    """Counts the calls that are no part of a program."""
+
+    def __init__(self, columns=3):
+        super().__init__()
+        self.columns, self.calls = columns, []
+
+    def drift(self, t, y):
+        if not torch.compiler.is_compiling():
+            self.calls.append(1)
+        return -y[:, : self.columns]
+
+    def diffusion(self, t, y):
+        return 0.2 * torch.ones_like(y)
+
+
+@pytest.mark.slow
+def test_a_compiled_loop_looks_at_the_fields_itself(monkeypatch):
+    """Once there is a program the fields are not called beside it; other fields are looked at as well."""
+    monkeypatch.setattr(compiling, "_failed", set())
+
+    def solve(sde):
+        with torch.no_grad():
+            return nsde.solve(sde, torch.ones(4, 3), [0.0, 1.0], dt=0.05, compile="chunk")
+
+    first, second, narrow = Watched(), Watched(), Watched(columns=2)
+    solve(first)
+    assert len(first.calls) == 1
+    solve(second)
+    assert not second.calls
+    with pytest.raises(ShapeError, match=r"sde: drift: expected \(series, state\) = \(4, 3\), got \(4, 2\)"):
+        solve(narrow)
+    assert not compiling._failed
+    third = Watched()
+    solve(third)
+    assert not third.calls
+    with torch.no_grad():  # too few steps for the loop
+        nsde.solve(third, torch.ones(4, 3), [0.0, 1.0], dt=0.2, compile="chunk")
+    assert len(third.calls) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levy", ["none", "space-time"])
+def test_a_series_alone_is_that_series_in_a_batch_for_a_loop_that_draws(levy):
+    """Bit for bit: the compiler takes the same functions for the ends of a batch as for its middle."""
+    sde, series = Watched(), torch.arange(37) * 5 + 1
+    for dtype in (torch.float32, torch.float64):
+        results = []
+        for rows in (slice(None), slice(3, 4), slice(20, 37)):
+            noise = StepNoise((len(series[rows]), 3), seed=2, levy=levy, series=series[rows], dtype=dtype)
+            y0 = torch.linspace(-1, 1, 111, dtype=dtype).view(37, 3)[rows]
+            with torch.no_grad():
+                results.append(nsde.solve(sde, y0, [0.0, 1.0], dt=0.01, noise=noise, compile="chunk").ys)
+        whole, one, some = results
+        assert torch.equal(one, whole[3:4])
+        assert torch.equal(some, whole[20:])
 
 
 def test_auto_waits_until_it_pays(monkeypatch):
