@@ -148,7 +148,7 @@ def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks
 
 
 def attempt_on(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Clocks:
-    """Attempts in a loop that the compiler sees as one, until most clocks have ended or wait to land."""
+    """Attempts in a loop that the compiler sees as one, until all clocks have ended or one waits to land."""
     dry = torch.zeros((), dtype=torch.bool, device=ys.device)
     course = course._replace(rule=Rule(*(number.clone() for number in course.rule)))  # none a part of another
 
@@ -158,7 +158,7 @@ def attempt_on(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys
     def body(waiting: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         tried, landing = _try_all(model, course, stack, now.like(parts), ys, spare=course.whole_batch)
         after = tried.clocks
-        return (2 * landing.sum() > (after.status < 0).sum(), *(part.contiguous() for part in after.flat()))
+        return (landing.any(), *(part.contiguous() for part in after.flat()))
 
     return now.like(while_loop(going, body, (dry, *(part.clone() for part in now.flat())))[1:])
 
