@@ -58,6 +58,12 @@ class Proposal(NamedTuple):
     taken: Pending
     refused: Pending
 
+    def flat(self) -> tuple[Tensor, ...]:
+        """All tensors side by side."""
+        records = (*self.record, *self.taken.record, *self.refused.record)
+        known = (part for part in records if part is not None)
+        return (self.length, self.ready, *self.taken[:3], *self.refused[:3], *known)
+
     def only(self, ready: Tensor) -> "Proposal":
         """The same for fewer clocks."""
         return Proposal(self.record, self.length, ready, self.taken, self.refused)

@@ -160,6 +160,8 @@ class StepSearch:
                     proposal, target, landing = recorder(call, propose, course, self.stack, now)
                     if bool(landing.any()):
                         proposal = self.stack.land(proposal, target, landing, call)
+                        if compiler.on:
+                            loosen(*proposal.flat(), axis=0)  # which programs do by themselves
                     tried = recorder(call, attempt, self.model, course, now, proposal, target, ys)
                 else:
                     tried = recorder(call, attempt_unseen, self.model, course, self.stack, now, ys)
