@@ -358,12 +358,24 @@ class Errors:
         for kept, new in ((self.strong, strong), (self.weak, weak)):
             kept.append(new.unflatten(0, (-1, self.config["block"])).mean(1).numpy())
 
+    def fitted(self, name: str, values: np.ndarray, spread: np.ndarray) -> list[int]:
+        """Steps that an order is fitted through: as configured, or finer where all errors stand clear."""
+        ks, fit = self.config["exponents"], self.config[f"{name}_fit"]
+        last = ks.index(fit[-1])
+        for end in range(len(ks) - 1, last, -1):
+            window = slice(end + 1 - len(fit), end + 1)
+            if (values[window] > self.config["clear"] * spread[window]).all():
+                return ks[window]
+        return fit
+
     def summary(self) -> dict[str, float]:
         out, ks = {}, self.config["exponents"]
         for name, kept in (("strong", self.strong), ("weak", self.weak)):
-            blocks, fit = np.concatenate(kept), self.config[f"{name}_fit"]
-            columns = [ks.index(k) for k in fit]
+            blocks = np.concatenate(kept)
             values, again = np.abs(blocks.mean(0)), np.abs(self.draws @ blocks)
+            fit = self.fitted(name, values, again.std(0, ddof=1))
+            columns = [ks.index(k) for k in fit]
+            out[f"{name} fit, finest step 2^-"] = fit[-1]
             line = np.polyfit(fit, log2(values[columns]), 1)
             out[f"{name} slope"] = float(-line[0])
             out[f"{name} slope, s.e."] = float(np.polyfit(fit, log2(again[:, columns]).T, 1)[0].std(ddof=1))

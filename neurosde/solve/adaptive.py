@@ -12,6 +12,7 @@ from neurosde.noise.stack import DyadicStack
 from neurosde.sde import SDE, is_additive
 from neurosde.solve.clocks import (
     NEVER,
+    Attempted,
     Clocks,
     Course,
     attempt,
@@ -28,8 +29,9 @@ from neurosde.solve.problem import Outcome
 from neurosde.solve.recording import Recorder, recordable
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import AbstractStepper, Carry
-from neurosde.typing import Tensor
+from neurosde.typing import Any, Callable, Tensor
 
+_UNSEEN = 2**22  # normals that a compiled loop may draw before it comes back, so that it can be stopped
 Taken = tuple[Tensor, Tensor, BrownianIncrement]  # ends, which clocks took the step, and its noise
 
 
@@ -131,7 +133,6 @@ class StepSearch:
             torch.tensor(max_steps, device=times.device),
             controller.whole_batch,
         )
-        self.stack = DyadicStack(path, n)
         self.blind = (0 if times.device.type == "cpu" else 15) if blind is None else blind
         met = targets[:, 1:]
         self.lands = bool(((met != 1.0) & (met < NEVER)).any())  # the end of the path is met by itself
@@ -142,7 +143,8 @@ class StepSearch:
 
         ``keep`` the steps themselves, to take them again.
         """
-        now, course = self._first(y, handed), self.course
+        course, self.stack = self.course, DyadicStack(self.path, len(self.course.targets))
+        now = self._first(y, handed)
         ys = y.new_full((len(y), course.targets.shape[1] - 1, y.shape[-1]), torch.nan)
         ys[:, 0] = y
         taken: list[Taken] = []
@@ -150,31 +152,39 @@ class StepSearch:
         recorder, looped = Recorder(compiler.kind, recordable(y, self.compile)), self._looped(y, keep)
         if compiler.on:
             self._loosen(now, ys)
+        most = torch.tensor(max(16, _UNSEEN // self.stack.waiting.W[0].numel()), device=y.device)
+        through = attempt_on, self.model, course, self.stack
         if looped.on:
-            now = looped(attempt_on, self.model, course, self.stack, now, ys)
+            now = looped(*through, now, ys, most)
         with contextlib.closing(recorder), compiler.open() as call:
             for looking in itertools.cycle((True, *[False] * self.blind)):
                 if looking and not bool((now.status < 0).any()):
                     break
-                if looking and self.lands:
-                    proposal, target, landing = recorder(call, propose, course, self.stack, now)
-                    if bool(landing.any()):
-                        proposal = self.stack.land(proposal, target, landing, call)
-                        if compiler.on:
-                            loosen(*proposal.flat(), axis=0)  # which programs do by themselves
-                    tried = recorder(call, attempt, self.model, course, now, proposal, target, ys)
-                else:
-                    tried = recorder(call, attempt_unseen, self.model, course, self.stack, now, ys)
-                now = tried.clocks
+                if self.lands or not looped.on:
+                    tried = self._attempt(recorder, call, now, ys, looking)
+                    now = tried.clocks
+                    if keep:
+                        taken.append((tried.end, tried.accepted, tried.increment))
                 if looped.on:
-                    now = looped(attempt_on, self.model, course, self.stack, now, ys)
-                if keep:
-                    taken.append((tried.end, tried.accepted, tried.increment))
+                    now = looped(*through, now, ys, most)
         if now.exits is not None:  # what was not met before the exit is met where the series left
             late = torch.arange(ys.shape[1], device=y.device) >= now.target.unsqueeze(-1)
             late = late & (course.targets[:, :-1] < NEVER) & now.absorbed().unsqueeze(-1)
             ys = torch.where(late.unsqueeze(-1), now.y.unsqueeze(1), ys)
         return self._lay_out(taken, now, ys)
+
+    def _attempt(
+        self, recorder: Recorder, call: Callable[..., Any], now: Clocks, ys: Tensor, looking: bool
+    ) -> Attempted:
+        """One attempt of every clock; those whose step hides a time to end on land there, if one may look."""
+        if not (looking and self.lands):
+            return recorder(call, attempt_unseen, self.model, self.course, self.stack, now, ys)
+        proposal, target, landing = recorder(call, propose, self.course, self.stack, now)
+        if bool(landing.any()):
+            proposal = self.stack.land(proposal, target, landing, call)
+            if self._compiler(now.y).on:
+                loosen(*proposal.flat(), axis=0)  # which programs do by themselves
+        return recorder(call, attempt, self.model, self.course, now, proposal, target, ys)
 
     def loops(self, y: Tensor, *, keep: bool) -> bool:
         """Whether the search is one compiled loop, which need not look at its clocks."""

@@ -11,7 +11,8 @@ from neurosde.solve.through import Table
 CHUNK = 10  # steps of a compiled block: compiling more costs more and gains little
 SECTION = 2**19  # increments that are drawn at once: two MiB or four, however long the solve
 SMALL_SECTION = 2**17  # the same where memory is what counts
-_TABLE = 2**12  # steps that are tabled at once where their noise is drawn one by one
+_TABLE = 2**12  # steps that are tabled at once where their noise is drawn one by one,
+_UNSEEN = 2**24  # and increments drawn so before anyone looks: less than a second
 _WIDER = 32  # times as many on other devices, where kernels are dearer to ask for
 
 
@@ -73,9 +74,9 @@ class BlockSource:
         return self.table
 
     def _noiseless(self, first: int) -> Block:
-        times = self.problem.grid.times
-        n_clocks = 1 if times.dim() == 1 else len(times)
-        size = max(1, min(_TABLE, SECTION // n_clocks))
+        times, (n_series, n_noise) = self.problem.grid.times, self.problem.noise.shape
+        n_clocks = 1 if times.dim() == 1 else n_series
+        size = max(1, min(_TABLE, SECTION // n_clocks, _UNSEEN // (n_series * n_noise)))
         begin = first - first % size
         self.tabled = range(begin, min(begin + size, self.problem.grid.length))
         return self._draw(self.tabled, noisy=False)

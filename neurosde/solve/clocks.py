@@ -147,20 +147,21 @@ def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks
     return _try_all(model, course, stack, now, ys)[0]
 
 
-def attempt_on(model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor) -> Clocks:
-    """Attempts in a loop that the compiler sees as one, until all clocks have ended or one waits to land."""
-    dry = torch.zeros((), dtype=torch.bool, device=ys.device)
+def attempt_on(
+    model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor, most: Tensor
+) -> Clocks:
+    """Attempts in a loop that the compiler sees as one: ``most`` of them, or until a clock waits to land."""
     course = course._replace(rule=Rule(*(number.clone() for number in course.rule)))  # none a part of another
 
-    def going(waiting: Tensor, *parts: Tensor) -> Tensor:
-        return ~waiting & (now.like(parts).status < 0).any()
+    def going(left: Tensor, *parts: Tensor) -> Tensor:
+        return (left > 0) & (now.like(parts).status < 0).any()
 
-    def body(waiting: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    def body(left: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         tried, landing = _try_all(model, course, stack, now.like(parts), ys, spare=course.whole_batch)
-        after = tried.clocks
-        return (landing.any(), *(part.contiguous() for part in after.flat()))
+        left = torch.where(landing.any(), 0, left - 1)
+        return (left, *(part.contiguous() for part in tried.clocks.flat()))
 
-    return now.like(while_loop(going, body, (dry, *(part.clone() for part in now.flat())))[1:])
+    return now.like(while_loop(going, body, (most, *(part.clone() for part in now.flat())))[1:])
 
 
 def _try_all(

@@ -168,10 +168,9 @@ def solve_with_carry(
         replayed = flows or bool(costs) or penalty is not None
         what = (model, options.controller, path)
         search = StepSearch(*what, every, options.max_steps, options.compile)
-        on_cpu = (
-            y0.device.type == "cpu"
-        )  # where a clock of plain numbers may be looked at as often as it likes
-        if shared and model.absorbing is None and on_cpu and not search.loops(y0, keep=replayed):
+        # where one clock may be looked at as often as it likes, plain numbers are quicker than masks
+        plain = shared and model.absorbing is None and y0.device.type == "cpu"
+        if plain and not search.loops(y0, keep=replayed):
             steps = SharedSearch(*what, every[0], options.max_steps, options.compile).run(y0.detach(), carry)
         else:
             steps = search.run(y0.detach(), carry, keep=replayed)
