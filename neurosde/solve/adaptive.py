@@ -21,9 +21,13 @@ from neurosde.solve.clocks import (
     clock_time,
     propose,
 )
+from neurosde.solve.clocks import (
+    keep as keep_steps,
+)
 from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.controller import PIController
 from neurosde.solve.grid import TimeGrid
+from neurosde.solve.kept import Kept, gathered, room_for
 from neurosde.solve.march import Model
 from neurosde.solve.problem import Outcome
 from neurosde.solve.recording import Recorder, recordable
@@ -147,31 +151,43 @@ class StepSearch:
         now = self._first(y, handed)
         ys = y.new_full((len(y), course.targets.shape[1] - 1, y.shape[-1]), torch.nan)
         ys[:, 0] = y
-        taken: list[Taken] = []
         compiler = self._compiler(y)
         recorder, looped = Recorder(compiler.kind, recordable(y, self.compile)), self._looped(y, keep)
         if compiler.on:
             self._loosen(now, ys)
-        most = torch.tensor(max(16, _UNSEEN // self.stack.waiting.W[0].numel()), device=y.device)
-        through = attempt_on, self.model, course, self.stack
+        taken: list[Taken] = []
+        kept = room_for(len(course.targets), self.stack.first.record, y) if keep and looped.on else None
         if looped.on:
-            now = looped(*through, now, ys, most)
+            now, kept = self._go_on(looped, now, ys, kept)
         with contextlib.closing(recorder), compiler.open() as call:
             for looking in itertools.cycle((True, *[False] * self.blind)):
                 if looking and not bool((now.status < 0).any()):
                     break
                 if self.lands or not looped.on:
-                    tried = self._attempt(recorder, call, now, ys, looking)
+                    tried, before = self._attempt(recorder, call, now, ys, looking), now
                     now = tried.clocks
-                    if keep:
+                    if kept is not None:
+                        keep_steps(kept, before, tried)
+                    elif keep:
                         taken.append((tried.end, tried.accepted, tried.increment))
                 if looped.on:
-                    now = looped(*through, now, ys, most)
+                    now, kept = self._go_on(looped, now, ys, kept)
+        if taken:
+            kept = gathered(taken, int(now.accepted.max()))
         if now.exits is not None:  # what was not met before the exit is met where the series left
             late = torch.arange(ys.shape[1], device=y.device) >= now.target.unsqueeze(-1)
             late = late & (course.targets[:, :-1] < NEVER) & now.absorbed().unsqueeze(-1)
             ys = torch.where(late.unsqueeze(-1), now.y.unsqueeze(1), ys)
-        return self._lay_out(taken, now, ys)
+        return self._lay_out(kept, now, ys)
+
+    def _go_on(
+        self, looped: Compiler, now: Clocks, ys: Tensor, kept: Kept | None
+    ) -> tuple[Clocks, Kept | None]:
+        """Many attempts in a compiled loop; where steps are kept, there is room for more before and after."""
+        most = torch.tensor(max(16, _UNSEEN // self.stack.waiting.W[0].numel()), device=ys.device)
+        kept = _with_room(kept, now)
+        now = looped(attempt_on, self.model, self.course, self.stack, now, ys, most, kept)
+        return now, _with_room(kept, now)
 
     def _attempt(
         self, recorder: Recorder, call: Callable[..., Any], now: Clocks, ys: Tensor, looking: bool
@@ -195,9 +211,9 @@ class StepSearch:
         return Compiler((*kind_of(self.model, y, False), self.path.levy, clocks), self.compile)
 
     def _looped(self, y: Tensor, keep: bool) -> Compiler:
-        looped = self._compiler(y).for_form("looped")
-        # steps that are kept leave the loop, and one clock of plain numbers lands more cheaply
-        looped.on &= y.device.type == "cpu" and not keep and not (self.course.whole_batch and self.lands)
+        looped = self._compiler(y).for_form("looped and kept" if keep else "looped")
+        # where one clock lands, plain numbers are cheaper
+        looped.on &= y.device.type == "cpu" and not (self.course.whole_batch and self.lands)
         return looped
 
     def _loosen(self, now: Clocks, ys: Tensor) -> None:
@@ -230,35 +246,25 @@ class StepSearch:
         )
         return now if exits is None else now.stopped()
 
-    def _lay_out(
-        self,
-        taken: list[Taken],
-        clocks: Clocks,
-        ys: Tensor,
-    ) -> AcceptedSteps:
+    def _lay_out(self, kept: Kept | None, clocks: Clocks, ys: Tensor) -> AcceptedSteps:
         """Accepted steps of every clock side by side, as a grid padded with steps of length zero."""
         course, n_clocks, n_steps = self.course, len(self.course.targets), int(clocks.accepted.max())
-        n_steps = n_steps if taken else 0
-        nothing = course.span.new_zeros(0, n_clocks)
-        ends = torch.stack([end for end, _, _ in taken]) if taken else nothing
-        masks = torch.stack([mask for _, mask, _ in taken]) if taken else nothing.bool()
-        # rejected attempts go to a row that is cut off
-        place = torch.where(masks, masks.cumsum(0) - 1, n_steps)
-        last = (ends * masks).amax(0) if taken else torch.zeros_like(course.span)
-        fractions = last.expand(n_steps + 1, -1).clone().scatter_(0, place, ends)[:n_steps]
-        fractions = torch.cat((torch.zeros_like(fractions[:1]) if n_steps else last[None] * 0, fractions))
+        n_steps = 0 if kept is None else n_steps
+        ends = course.span.new_zeros(0, n_clocks) if kept is None else kept.ends[:n_steps]
+        last = ends.amax(0) if n_steps else torch.zeros_like(course.span)
+        done = torch.arange(n_steps, device=ys.device).unsqueeze(-1) >= clocks.accepted
+        fractions = torch.cat((torch.zeros_like(last[None]), torch.where(done, last, ends)))
         times, targets = (course.start + fractions * course.span).T, course.targets[:, :-1]
         save = torch.searchsorted(fractions.T.contiguous(), targets.contiguous())
         reached = (targets <= last.unsqueeze(-1)) & (targets < NEVER)
         late = (targets < NEVER) & clocks.absorbed().unsqueeze(-1)  # these are met at the exit
         save = torch.where(reached, save, torch.where(late, clocks.accepted.unsqueeze(-1), -1))
-        W, H, K = (
-            self._gather([increment[i] for _, _, increment in taken], place, n_steps) for i in (1, 2, 3)
-        )
         spread = len(ys) if n_clocks == 1 else 1
         grid = TimeGrid(times, save, clocks.accepted)
         if n_clocks == 1:
             grid = TimeGrid(times[0], save[0], clocks.accepted[0])
+        parts = [] if kept is None else [part[:n_steps] for part in kept.parts]
+        W, H, K = (*parts, None, None, None)[:3]
         W = ys.new_zeros(0, *self.path.shape) if W is None else W
         increments = BrownianIncrement(grid.times.diff(), W, H, K)
         status, accepted, rejected = (
@@ -266,14 +272,12 @@ class StepSearch:
         )
         return AcceptedSteps(grid, increments, ys, status, accepted, rejected, clocks.carry, clocks.exits)
 
-    def _gather(self, rows: list[Tensor | None], place: Tensor, n_steps: int) -> Tensor | None:
-        known = [row for row in rows if row is not None]
-        if not known:
-            return None
-        stacked = torch.stack(known)
-        out = stacked.new_zeros(n_steps + 1, *stacked.shape[1:])
-        index = place.unsqueeze(-1).expand(len(stacked), *stacked.shape[1:])
-        return out.scatter_(0, index, stacked)[:n_steps]
+
+def _with_room(kept: Kept | None, now: Clocks) -> Kept | None:
+    """Room for one more step of every clock at least."""
+    if kept is not None and int(now.accepted.max()) >= kept.room:
+        kept = kept.grown()
+    return None if kept is None else kept.loosened()
 
 
 def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from neurosde.noise.records import Scaled
 from neurosde.noise.stack import DyadicStack, Pending, Proposal, choose
 from neurosde.solve.compiling import either, while_loop
 from neurosde.solve.controller import Rule, change_of_length, scaled_error
+from neurosde.solve.kept import Kept
 from neurosde.solve.march import Model
 from neurosde.solve.solution import Status
 from neurosde.solve.stepper import Carry, Step, Stepped
@@ -148,20 +149,40 @@ def attempt_unseen(model: Model, course: Course, stack: DyadicStack, now: Clocks
 
 
 def attempt_on(
-    model: Model, course: Course, stack: DyadicStack, now: Clocks, ys: Tensor, most: Tensor
+    model: Model,
+    course: Course,
+    stack: DyadicStack,
+    now: Clocks,
+    ys: Tensor,
+    most: Tensor,
+    kept: Kept | None = None,
 ) -> Clocks:
-    """Attempts in a loop that the compiler sees as one: ``most`` of them, or until a clock waits to land."""
+    """Attempts in a loop that the compiler sees as one: ``most`` of them, or until a clock waits to land.
+
+    Accepted steps are ``kept`` as long as there is room for them.
+    """
     course = course._replace(rule=Rule(*(number.clone() for number in course.rule)))  # none a part of another
 
     def going(left: Tensor, *parts: Tensor) -> Tensor:
         return (left > 0) & (now.like(parts).status < 0).any()
 
     def body(left: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        tried, landing = _try_all(model, course, stack, now.like(parts), ys, spare=course.whole_batch)
-        left = torch.where(landing.any(), 0, left - 1)
+        before = now.like(parts)
+        tried, halt = _try_all(model, course, stack, before, ys, spare=course.whole_batch)
+        halt = halt.any()
+        if kept is not None:
+            keep(kept, before, tried)
+            halt = halt | (tried.clocks.accepted >= kept.room).any()
+        left = torch.where(halt, 0, left - 1)
         return (left, *(part.contiguous() for part in tried.clocks.flat()))
 
     return now.like(while_loop(going, body, (most, *(part.clone() for part in now.flat())))[1:])
+
+
+def keep(kept: Kept, before: Clocks, tried: Attempted) -> None:
+    """Keep the steps that an attempt has taken."""
+    row = torch.where(tried.accepted, before.accepted, kept.room)
+    kept.put(row, tried.end, tried.increment)
 
 
 def _try_all(

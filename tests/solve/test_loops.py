@@ -16,6 +16,7 @@ from neurosde.solve import (
     SlowRK,
     adaptive,
     blocks,
+    kept,
 )
 from neurosde.solve.blocks import CHUNK
 
@@ -100,9 +101,26 @@ def test_a_search_that_is_one_loop_takes_the_same_steps(sinh_sde, search, monkey
         assert torch.isfinite(on.exit_time).any()
 
 
-def test_steps_that_are_taken_again_leave_the_loop(sinh_sde, monkeypatch):
-    monkeypatch.setattr(adaptive, "attempt_on", None)  # calling it would fail
-    y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2).requires_grad_()
-    for whole in (False, True):
-        rule = PIController(1e-3, 1e-3, whole_batch=whole)
-        nsde.solve(sinh_sde("stratonovich"), y, [0.0, 1.0], controller=rule, seed=1, compile="chunk")
+@pytest.mark.parametrize("search", SEARCHES)
+def test_steps_that_a_loop_keeps_are_taken_again(sinh_sde, search, monkeypatch):
+    """Room for the steps grows as it must; states, costs and gradients are those of steps kept one by one."""
+    monkeypatch.setattr(kept, "_ROOM", 3)
+    looped = []
+    through = adaptive.attempt_on
+    monkeypatch.setattr(adaptive, "attempt_on", lambda *parts: looped.append(1) or through(*parts))
+    options = {
+        "ts": [0.0, 1.0], "controller": PIController(1e-3, 1e-3), "stepper": Heun(), "seed": 1,
+        **SEARCHES[search], "running": (nsde.RunningCost(lambda t, y: y.square().sum(-1)),),
+    }  # fmt: skip
+    results = []
+    for mode in ("off", "chunk"):
+        y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2).requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of series that give up
+            solution = nsde.solve(sinh_sde("stratonovich"), y, compile=mode, **options)
+        torch.nan_to_num(solution.ys).square().sum().backward()
+        cost = solution.running["cost"].detach()
+        results.append((solution.ys.detach(), cost, y.grad, *solution.stats.values()))
+    for off, on in zip(*results, strict=True):
+        torch.testing.assert_close(on, off, rtol=1e-10, atol=1e-12, equal_nan=True)
+    assert looped
