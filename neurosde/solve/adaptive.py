@@ -166,6 +166,7 @@ class StepSearch:
                 if self.lands or not looped.on:
                     tried, before = self._attempt(recorder, call, now, ys, looking), now
                     now = tried.clocks
+                    kept = _with_room(kept, before)
                     if kept is not None:
                         keep_steps(kept, before, tried)
                     elif keep:
@@ -183,11 +184,13 @@ class StepSearch:
     def _go_on(
         self, looped: Compiler, now: Clocks, ys: Tensor, kept: Kept | None
     ) -> tuple[Clocks, Kept | None]:
-        """Many attempts in a compiled loop; where steps are kept, there is room for more before and after."""
+        """Many attempts in a compiled loop; where steps are kept, there is room for more."""
         most = torch.tensor(max(16, _UNSEEN // self.stack.waiting.W[0].numel()), device=ys.device)
         kept = _with_room(kept, now)
+        if kept is not None and looped.on:
+            kept.loosen()
         now = looped(attempt_on, self.model, self.course, self.stack, now, ys, most, kept)
-        return now, _with_room(kept, now)
+        return now, kept
 
     def _attempt(
         self, recorder: Recorder, call: Callable[..., Any], now: Clocks, ys: Tensor, looking: bool
@@ -275,9 +278,8 @@ class StepSearch:
 
 def _with_room(kept: Kept | None, now: Clocks) -> Kept | None:
     """Room for one more step of every clock at least."""
-    if kept is not None and int(now.accepted.max()) >= kept.room:
-        kept = kept.grown()
-    return None if kept is None else kept.loosened()
+    full = kept is not None and int(now.accepted.max()) >= kept.room
+    return kept.grown() if kept is not None and full else kept
 
 
 def with_jumps(times: Tensor, jumps: tuple[float, ...]) -> tuple[Tensor, Tensor]:

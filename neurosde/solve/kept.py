@@ -39,11 +39,10 @@ class Kept(NamedTuple):
         """The same with room for twice as many steps."""
         return Kept(*_with_rows(self, self.room))
 
-    def loosened(self) -> "Kept":
-        """The same, whose sizes may change without compiling again."""
+    def loosen(self) -> None:
+        """Let the sizes change without compiling again."""
         for axis in (0, 1):
             loosen(self.ends, *self.parts, axis=axis)
-        return self
 
 
 def _with_rows(kept: Kept, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -16,6 +16,7 @@ from neurosde.solve import (
     SlowRK,
     adaptive,
     blocks,
+    compiling,
     kept,
 )
 from neurosde.solve.blocks import CHUNK
@@ -124,3 +125,30 @@ def test_steps_that_a_loop_keeps_are_taken_again(sinh_sde, search, monkeypatch):
     for off, on in zip(*results, strict=True):
         torch.testing.assert_close(on, off, rtol=1e-10, atol=1e-12, equal_nan=True)
     assert looped
+
+
+@pytest.mark.parametrize("ts", [[0.0, 1.0], [0.0, 0.21, 0.7, 1.0]])
+def test_a_search_whose_loop_does_not_compile_goes_on_attempt_by_attempt(sinh_sde, ts, monkeypatch):
+    def program(kind, function):
+        def call(*parts):
+            assert function.__name__ != "attempt_on"  # as the compiler's own assertions fail
+            return function(*parts)
+
+        return call
+
+    monkeypatch.setattr(compiling, "_program", program)
+    monkeypatch.setattr(compiling, "_failed", set())
+    monkeypatch.setattr(kept, "_ROOM", 3)
+    monkeypatch.setattr(adaptive, "_UNSEEN", 1)  # back after a few attempts
+    results, rule = [], PIController(1e-3, 1e-3)
+    for mode in ("off", "chunk", "chunk"):
+        y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2).requires_grad_()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ys = nsde.solve(sinh_sde("stratonovich"), y, ts, controller=rule, seed=1, compile=mode).ys
+        ys.square().sum().backward()
+        results.append((ys.detach(), y.grad, len(caught)))
+    assert [n for *_, n in results] == [0, 1, 0]  # said once
+    for ys, slope, _ in results[1:]:
+        torch.testing.assert_close(ys, results[0][0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(slope, results[0][1], rtol=1e-10, atol=1e-12)
