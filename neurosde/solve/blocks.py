@@ -76,7 +76,7 @@ class BlockSource:
     def _noiseless(self, first: int) -> Block:
         times, (n_series, n_noise) = self.problem.grid.times, self.problem.noise.shape
         n_clocks = 1 if times.dim() == 1 else n_series
-        size = max(1, min(_TABLE, SECTION // n_clocks, _UNSEEN // (n_series * n_noise)))
+        size = max(CHUNK, min(_TABLE, SECTION // n_clocks, _UNSEEN // (n_series * n_noise)))
         begin = first - first % size
         self.tabled = range(begin, min(begin + size, self.problem.grid.length))
         return self._draw(self.tabled, noisy=False)

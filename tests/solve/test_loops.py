@@ -50,8 +50,10 @@ def test_a_loop_that_draws_its_noise_takes_the_same_steps(
     torch.testing.assert_close(on.running, off.running, rtol=1e-12, atol=1e-14)
 
 
-def test_noise_is_drawn_by_the_loop_alone(sinh_sde, monkeypatch):
-    """No table of increments is made for long runs, whatever their length."""
+@pytest.mark.parametrize("unseen", [1, 2**24], ids=["many tables", "one table"])
+def test_noise_is_drawn_by_the_loop_alone(sinh_sde, unseen, monkeypatch):
+    """No table of increments is made for long runs, whatever their length and that of the batch."""
+    monkeypatch.setattr(blocks, "_UNSEEN", unseen)
     asked = []
     drawn = StepNoise.increments
     monkeypatch.setattr(
@@ -77,15 +79,20 @@ SEARCHES = {
 }
 
 
+PLAIN = {"ts": [0.0, 1.0], "controller": PIController(1e-3, 1e-3), "stepper": Heun(), "seed": 1}
+
+
+@pytest.fixture
+def looped(monkeypatch):
+    """An entry for each loop that is begun."""
+    calls, through = [], adaptive.attempt_on
+    monkeypatch.setattr(adaptive, "attempt_on", lambda *parts: calls.append(1) or through(*parts))
+    return calls
+
+
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_search_that_is_one_loop_takes_the_same_steps(sinh_sde, search, monkeypatch):
-    looped = []
-    through = adaptive.attempt_on
-    monkeypatch.setattr(adaptive, "attempt_on", lambda *parts: looped.append(1) or through(*parts))
-    options = {
-        "ts": [0.0, 1.0], "controller": PIController(1e-3, 1e-3), "stepper": Heun(), "seed": 1,
-        **SEARCHES[search],
-    }  # fmt: skip
+def test_a_search_that_is_one_loop_takes_the_same_steps(sinh_sde, search, looped):
+    options = {**PLAIN, **SEARCHES[search]}
     y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of series that give up
@@ -103,16 +110,11 @@ def test_a_search_that_is_one_loop_takes_the_same_steps(sinh_sde, search, monkey
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_steps_that_a_loop_keeps_are_taken_again(sinh_sde, search, monkeypatch):
+def test_steps_that_a_loop_keeps_are_taken_again(sinh_sde, search, looped, monkeypatch):
     """Room for the steps grows as it must; states, costs and gradients are those of steps kept one by one."""
     monkeypatch.setattr(kept, "_ROOM", 3)
-    looped = []
-    through = adaptive.attempt_on
-    monkeypatch.setattr(adaptive, "attempt_on", lambda *parts: looped.append(1) or through(*parts))
-    options = {
-        "ts": [0.0, 1.0], "controller": PIController(1e-3, 1e-3), "stepper": Heun(), "seed": 1,
-        **SEARCHES[search], "running": (nsde.RunningCost(lambda t, y: y.square().sum(-1)),),
-    }  # fmt: skip
+    cost = nsde.RunningCost(lambda t, y: y.square().sum(-1))
+    options = {**PLAIN, **SEARCHES[search], "running": (cost,)}
     results = []
     for mode in ("off", "chunk"):
         y = torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2).requires_grad_()
@@ -120,8 +122,8 @@ def test_steps_that_a_loop_keeps_are_taken_again(sinh_sde, search, monkeypatch):
             warnings.simplefilter("ignore")  # of series that give up
             solution = nsde.solve(sinh_sde("stratonovich"), y, compile=mode, **options)
         torch.nan_to_num(solution.ys).square().sum().backward()
-        cost = solution.running["cost"].detach()
-        results.append((solution.ys.detach(), cost, y.grad, *solution.stats.values()))
+        totals = solution.running["cost"].detach()
+        results.append((solution.ys.detach(), totals, y.grad, *solution.stats.values()))
     for off, on in zip(*results, strict=True):
         torch.testing.assert_close(on, off, rtol=1e-10, atol=1e-12, equal_nan=True)
     assert looped
