@@ -3,7 +3,7 @@
 from neurosde.noise.brownian import BrownianPath
 from neurosde.noise.keys import as_seed, chain, normal, normals, series_keys
 from neurosde.noise.records import BrownianIncrement, Levy
-from neurosde.noise.steps import AbstractNoise, FreshNoise, StepDraws, StepNoise, key_at
+from neurosde.noise.steps import AbstractNoise, FreshNoise, StepDraws, StepNoise
 
 __all__ = [
     "AbstractNoise",
@@ -15,7 +15,6 @@ __all__ = [
     "StepNoise",
     "as_seed",
     "chain",
-    "key_at",
     "normal",
     "normals",
     "series_keys",

@@ -50,8 +50,7 @@ def _chain_pass(head: Tensor, series: Tensor, step: Tensor) -> tuple[Tensor, Ten
 
 
 def box_muller(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Both normals of words that have yet to be mixed."""
-    word = mix(word)
+    """Both normals of mixed words: the radius is in the upper half, the angle in the lower."""
     upper, lower = (word >> 32).to(torch.int32) & POSITIVE, word.to(torch.int32)
     radius = torch.sqrt(-2.0 * torch.log(upper.to(dtype) * 2.0**-31 + 2.0**-32))
     angle = lower.to(dtype) * (math.acos(-1.0) * 2.0**-31)  # the compiler would hand pi in at every call
@@ -64,7 +63,7 @@ def _pass(word: Tensor, out: Tensor) -> None:
     They go to float64 ``(word, 2)``, or, two float32 in each, to int64 ``(word,)``, to be stored as vectors.
     """
     dtype = torch.float64 if out.dtype == torch.float64 else torch.float32
-    first, second = box_muller(word, dtype)
+    first, second = box_muller(mix(word), dtype)
     if dtype == torch.float64:
         out.copy_(torch.stack((first, second), dim=-1))
     else:

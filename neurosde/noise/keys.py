@@ -113,9 +113,14 @@ def step_normals(
     if not compiled or dtype.itemsize < 4:
         key = torch.as_tensor(chain(chain(seed, series), step.unsqueeze(-1)))
         return normals(key, n_channels, dtype), key
-    head = torch.tensor(signed(mix_int(seed)), device=series.device)
+    head = seed_word(seed, series.device)
     key, mixed = compiled_chain()(head, series, step.unsqueeze(-1))
     return compiled_normals(mixed.view(-1), n_channels, dtype).view(*key.shape, n_channels), key
+
+
+def seed_word(seed: int, device: torch.device) -> Tensor:
+    """A seed, mixed, as compiled code takes it, ``()``."""
+    return torch.tensor(signed(mix_int(seed)), device=device)
 
 
 def _fill(out: Tensor, word: Tensor) -> None:

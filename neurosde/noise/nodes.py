@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from neurosde.noise.compiled import box_muller
 from neurosde.noise.keys import chain
 from neurosde.noise.mixing import LIGHT, POSITIVE, mix, mix_int, signed, spread_tensor
 from neurosde.typing import Callable, Tensor
@@ -90,11 +91,8 @@ def _lanes(word: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The same as expressions, for the compiler."""
     word = word * LIGHT[0]
     word = (word ^ (word >> 27)) * LIGHT[1]
-    upper, lower = (word >> 32).to(torch.int32) & POSITIVE, word.to(torch.int32)
-    wide = torch.float32 if dtype.itemsize < 4 else dtype
-    radius = torch.sqrt(-2.0 * torch.log(upper.to(wide) * 2.0**-31 + 2.0**-32))
-    angle = lower.to(wide) * (math.pi * 2.0**-31)
-    return (angle.cos() * radius).to(dtype), (angle.sin() * radius).to(dtype)
+    first, second = box_muller(word, torch.float32 if dtype.itemsize < 4 else dtype)
+    return first.to(dtype), second.to(dtype)
 
 
 def _polar_pass(word: Tensor, dtype: torch.dtype) -> Tensor:

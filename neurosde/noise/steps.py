@@ -8,8 +8,8 @@ import torch
 
 from neurosde.noise.arguments import as_device, as_dtype, as_first, as_lengths, as_levy, as_series, as_shape
 from neurosde.noise.compiled import box_muller, series_heads, step_keys
-from neurosde.noise.keys import as_seed, chain, normals, step_normals
-from neurosde.noise.mixing import mix_int, signed, spread_tensor
+from neurosde.noise.keys import as_seed, chain, normals, seed_word, step_normals
+from neurosde.noise.mixing import mix, spread_tensor
 from neurosde.noise.records import RICHNESS, BrownianIncrement, Levy, levy_area
 from neurosde.typing import Tensor
 
@@ -86,19 +86,18 @@ class StepDraws(NamedTuple):
         """What the keys of all steps begin with, ``(series,)``."""
         return series_heads(self.seed, self.series)
 
+    def key(self, heads: Tensor, step: Tensor) -> Tensor:
+        """Mixed keys of a step, ``(series,)``."""
+        return step_keys(heads, step)[1]
+
     def increment(self, key: Tensor, dt: Tensor, dtype: torch.dtype) -> BrownianIncrement:
-        """Increment over a step of length ``dt``, ``()`` or ``(series, 1)``, from its :func:`key_at`."""
+        """Increment over a step of length ``dt``, ``()`` or ``(series, 1)``, from its :meth:`key`."""
         n_parts = RICHNESS[self.levy]
         n_pairs = (n_parts * self.n_noise + 1) // 2
         pair = spread_tensor(torch.arange(n_pairs, device=key.device)).unsqueeze(-1)
-        z = torch.stack(box_muller(key ^ pair, dtype), dim=1).flatten(0, 1)  # series last: they fill a vector
-        z = z[: n_parts * self.n_noise].view(self.n_noise, n_parts, -1).permute(1, 2, 0)
+        z = torch.stack(box_muller(mix(key ^ pair), dtype), dim=1)  # the series last: they fill a vector
+        z = z.flatten(0, 1)[: n_parts * self.n_noise].view(self.n_noise, n_parts, -1).permute(1, 2, 0)
         return scaled(z.unsqueeze(0), dt.unsqueeze(0), self.levy).at(0)._replace(dt=dt)
-
-
-def key_at(heads: Tensor, step: Tensor) -> Tensor:
-    """Mixed key of a step for each series, from :meth:`StepDraws.heads`."""
-    return step_keys(heads, step)[1]
 
 
 class StepNoise(AbstractNoise):
@@ -166,7 +165,7 @@ class StepNoise(AbstractNoise):
         n_normals = RICHNESS[self.levy] * self.shape[1]
         if self.levy == "area" or self.dtype.itemsize < 4 or self.shape[0] * n_normals <= 2:
             return None
-        seed = torch.tensor(signed(mix_int(self.seed)), device=self.series.device)
+        seed = seed_word(self.seed, self.series.device)
         return StepDraws(seed, self.series, self.shape[1], self.levy)
 
 

@@ -19,10 +19,8 @@ from neurosde.solve.clocks import (
     attempt_on,
     attempt_unseen,
     clock_time,
+    keep_steps,
     propose,
-)
-from neurosde.solve.clocks import (
-    keep as keep_steps,
 )
 from neurosde.solve.compiling import Compile, Compiler, kind_of, loosen
 from neurosde.solve.controller import PIController
@@ -164,7 +162,7 @@ class StepSearch:
                 if looking and not bool((now.status < 0).any()):
                     break
                 if self.lands or not looped.on:
-                    tried, before = self._attempt(recorder, call, now, ys, looking), now
+                    tried, before = self._attempt(recorder, compiler, call, now, ys, looking), now
                     now = tried.clocks
                     kept = _with_room(kept, before)
                     if kept is not None:
@@ -193,7 +191,13 @@ class StepSearch:
         return now, kept
 
     def _attempt(
-        self, recorder: Recorder, call: Callable[..., Any], now: Clocks, ys: Tensor, looking: bool
+        self,
+        recorder: Recorder,
+        compiler: Compiler,
+        call: Callable[..., Any],
+        now: Clocks,
+        ys: Tensor,
+        looking: bool,
     ) -> Attempted:
         """One attempt of every clock; those whose step hides a time to end on land there, if one may look."""
         if not (looking and self.lands):
@@ -201,7 +205,7 @@ class StepSearch:
         proposal, target, landing = recorder(call, propose, self.course, self.stack, now)
         if bool(landing.any()):
             proposal = self.stack.land(proposal, target, landing, call)
-            if self._compiler(now.y).on:
+            if compiler.on:
                 loosen(*proposal.flat(), axis=0)  # which programs do by themselves
         return recorder(call, attempt, self.model, self.course, now, proposal, target, ys)
 

@@ -171,7 +171,7 @@ def attempt_on(
         tried, halt = _try_all(model, course, stack, before, ys, spare=course.whole_batch)
         halt = halt.any()
         if kept is not None:
-            keep(kept, before, tried)
+            keep_steps(kept, before, tried)
             halt = halt | (tried.clocks.accepted >= kept.room).any()
         left = torch.where(halt, 0, left - 1)
         return (left, *(part.contiguous() for part in tried.clocks.flat()))
@@ -179,7 +179,7 @@ def attempt_on(
     return now.like(while_loop(going, body, (most, *(part.clone() for part in now.flat())))[1:])
 
 
-def keep(kept: Kept, before: Clocks, tried: Attempted) -> None:
+def keep_steps(kept: Kept, before: Clocks, tried: Attempted) -> None:
     """Keep the steps that an attempt has taken."""
     row = torch.where(tried.accepted, before.accepted, kept.room)
     kept.put(row, tried.end, tried.increment)

@@ -37,19 +37,16 @@ class Kept(NamedTuple):
 
     def grown(self) -> "Kept":
         """The same with room for twice as many steps."""
-        return Kept(*_with_rows(self, self.room))
+
+        def longer(part: Tensor) -> Tensor:
+            return torch.cat((part[:-1], part.new_zeros(self.room, *part.shape[1:]), part[-1:]))
+
+        return Kept(longer(self.ends), tuple(map(longer, self.parts)))
 
     def loosen(self) -> None:
         """Let the sizes change without compiling again."""
         for axis in (0, 1):
             loosen(self.ends, *self.parts, axis=axis)
-
-
-def _with_rows(kept: Kept, n: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-    def longer(part: Tensor) -> Tensor:
-        return torch.cat((part[:-1], part.new_zeros(n, *part.shape[1:]), part[-1:]))
-
-    return longer(kept.ends), tuple(map(longer, kept.parts))
 
 
 def room_for(n_clocks: int, record: Sequence[Tensor | None], y: Tensor) -> Kept:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from neurosde.noise import StepDraws, key_at
+from neurosde.noise import StepDraws
 from neurosde.solve.compiling import while_loop
 from neurosde.solve.looking import look
 from neurosde.solve.march import Block, Model, State, advance, state_of
@@ -28,7 +28,7 @@ def march_through(model: Model, table: Table, begin: Tensor, end: Tensor, state:
     changes += [True] * len(state.carry)
     fixed, draws = state.flat(), table.draws
     heads = None if draws is None else draws.heads()
-    key = () if heads is None else (key_at(heads, begin),)
+    key = () if draws is None or heads is None else (draws.key(heads, begin),)
 
     def whole(parts: tuple[Tensor, ...]) -> State:
         moving = iter(parts)
@@ -41,7 +41,7 @@ def march_through(model: Model, table: Table, begin: Tensor, end: Tensor, state:
         step, new_key = table.block.step_at((i - table.start).reshape(1)), ()
         if draws is not None and heads is not None:
             step = step._replace(noise=draws.increment(parts[0], step.h, state.y.dtype))
-            new_key = (key_at(heads, i + 1),)  # handed on, so that it is made once for all channels
+            new_key = (draws.key(heads, i + 1),)  # handed on, so that it is made once for all channels
         after = advance(model, step, whole(parts[len(new_key) :])).flat()
         return (i + 1, *new_key, *(part.contiguous() for on, part in zip(changes, after, strict=True) if on))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neurosde.noise import BrownianPath, FreshNoise, StepNoise, key_at
+from neurosde.noise import BrownianPath, FreshNoise, StepNoise
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own future
 
@@ -49,10 +49,10 @@ def test_a_loop_that_draws_for_itself_meets_the_same_noise(levy, dtype, own):
     drawn, draws = noise.increments(grid, first=2), noise.compiled().draws()
     heads = draws.heads()
     for step in range(n_steps):
-        one = draws.increment(key_at(heads, torch.tensor(step + 2)), drawn.dt[step], dtype)
+        one = draws.increment(draws.key(heads, torch.tensor(step + 2)), drawn.dt[step], dtype)
         assert torch.equal(one.dt, drawn.dt[step])
         assert close(drawn.at(step), one, dtype)
-        late = draws.increment(key_at(heads, torch.tensor(step + 3)), drawn.dt[step], dtype)
+        late = draws.increment(draws.key(heads, torch.tensor(step + 3)), drawn.dt[step], dtype)
         assert not close(drawn.at(step), late, dtype)
 
 
